@@ -1,0 +1,96 @@
+// What every header needs to know before its first line of code: the version, the compilers that are
+// supported, the names of the inline namespaces, and the two marks that functions carry.
+#pragma once
+
+#define SMALTI_VERSION_MAJOR 0
+#define SMALTI_VERSION_MINOR 1
+#define SMALTI_VERSION_PATCH 0
+
+#if !defined(__linux__)
+#  error "smalti: only Linux is supported"
+#endif
+#if __cplusplus < 202002L
+#  error "smalti: C++20 is needed: compile with -std=c++20; hide an instantiation behind a C function for older programs"
+#endif
+#if defined(__clang__)
+#  if __clang_major__ < 14
+#    error "smalti: clang 14 or newer is needed"
+#  endif
+#elif defined(__GNUC__)
+#  if __GNUC__ < 12
+#    error "smalti: g++ 12 or newer is needed"
+#  endif
+#else
+#  error "smalti: g++ 12 or newer, or clang 14 or newer, is needed"
+#endif
+
+// SMALTI_HD marks every function of an agent or a policy: usable on every machine.
+// SMALTI_VERB stands before the verbs of a machine, and nowhere else. It tells nvcc not to check which
+// execution space the body calls: without it a __tile__ call from a function that is also __host__ is an
+// error, even in a template that is never instantiated for the host.
+#if defined(__CUDACC_TILE__)
+#  define SMALTI_HD __tile__ __host__ __device__
+#elif defined(__CUDACC__)
+#  define SMALTI_HD __host__ __device__
+#else
+#  define SMALTI_HD
+#endif
+#if defined(__CUDACC__)
+#  define SMALTI_VERB _Pragma("nv_exec_check_disable")
+#else
+#  define SMALTI_VERB
+#endif
+
+// Two inline namespaces. `core` data and `policy` values live in SMALTI_DATA: no body there differs by a
+// macro. Code that does (tile, block, prim, ops, comm, flow) lives in SMALTI_CODE, whose name says what it
+// was compiled with, so that files compiled with different flags link without mixing bodies.
+//     namespace smalti::inline SMALTI_DATA { ... }
+//     namespace smalti::inline SMALTI_CODE::gemm { ... }
+#define SMALTI_DATA v0
+
+#if defined(__CUDACC__)
+#  define SMALTI_DOT_ none          // nvcc compiles no host machine
+#elif (defined(__AMX_BF16__) || defined(__AMXBF16__)) && (defined(__AMX_INT8__) || defined(__AMXINT8__)) && defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#  define SMALTI_DOT_ amx
+#  define SMALTI_DOT_LEVEL 4
+#elif defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#  define SMALTI_DOT_ avx512bf16
+#  define SMALTI_DOT_LEVEL 3
+#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#  define SMALTI_DOT_ avx512
+#  define SMALTI_DOT_LEVEL 2
+#elif defined(__AVX2__) && defined(__FMA__)
+#  define SMALTI_DOT_ avx2
+#  define SMALTI_DOT_LEVEL 1
+#else
+#  define SMALTI_DOT_ portable
+#  define SMALTI_DOT_LEVEL 0
+#endif
+#if defined(_OPENMP)
+#  define SMALTI_THREADS_ omp
+#else
+#  define SMALTI_THREADS_ serial
+#endif
+#if defined(__CUDACC__)
+#  define SMALTI_COMPILER_ cuda
+#else
+#  define SMALTI_COMPILER_ host
+#endif
+#if defined(SMALTI_MUTATIONS)       // the mutation test's binary: its bodies must meet no other's
+#  define SMALTI_TAG_ _mutations
+#else
+#  define SMALTI_TAG_
+#endif
+#define SMALTI_PASTE_(a, b, c, d) v0_##a##_##b##_##c##d
+#define SMALTI_PASTE(a, b, c, d) SMALTI_PASTE_(a, b, c, d)
+#define SMALTI_CODE SMALTI_PASTE(SMALTI_DOT_, SMALTI_THREADS_, SMALTI_COMPILER_, SMALTI_TAG_)
+
+namespace smalti::inline SMALTI_DATA {
+
+struct version_number { int major, minor, patch; };
+constexpr version_number version{SMALTI_VERSION_MAJOR, SMALTI_VERSION_MINOR, SMALTI_VERSION_PATCH};
+
+//! False for every type: the condition of a static_assert that must fire only when instantiated.
+template <class...> constexpr bool never = false;
+
+}  // namespace smalti::inline SMALTI_DATA

@@ -1,0 +1,54 @@
+// Tile shapes of the dense GEMM, by target and regime. To use others:
+//     struct mine { constexpr gemm_tuning operator()(target, gemm_regime) const { return {...}; } };
+//     op::run(with_tuning<mine>(ctx), args, workspace)
+#pragma once
+#include <concepts>
+#include <cstdint>
+#include <type_traits>
+#include <smalti/block/gemm/dense.hpp>
+#include <smalti/core/context.hpp>
+
+namespace smalti::inline SMALTI_CODE::gemm {
+
+//! Decode: at most `decode_rows` rows of A, memory bound. Prefill: everything else.
+enum class gemm_regime { decode, prefill };
+constexpr int decode_rows = 16;
+
+#if !defined(__CUDACC__)
+// Host: the accumulator of one block stays in the second-level cache, a strip of packed B too. AMX wants multiples
+// of 32 rows and columns, the FMA kernels six rows and 64 columns.
+template <class T> SMALTI_HD constexpr gemm_tuning host_tuning(gemm_regime regime) {
+  constexpr bool words = sizeof(T) == 1 || (sizeof(T) == 2 && !std::is_same_v<T, fp16>);
+  constexpr int k = std::is_same_v<T, std::int8_t> ? 1024 : words ? 512 : 256;
+  if (regime == gemm_regime::decode) return {.m = 16, .n = 64, .k = k, .b_left = true};
+  return SMALTI_DOT_LEVEL == 4 && words ? gemm_tuning{.m = 256, .n = 64, .k = k} : gemm_tuning{.m = 192, .n = 64, .k = k};
+}
+#else
+template <class T> SMALTI_HD constexpr gemm_tuning host_tuning(gemm_regime) { return {.m = 16, .n = 16, .k = 64}; }   // never runs under nvcc
+#endif
+
+//! The default for operands of T. A pair of products holds two accumulators, hence half the columns. GPU shapes are
+//! read from machine code (no spill, the pipeline's instructions present), not timed: not yet run on a GPU.
+template <class T, bool Pairs = false> struct default_tuning {
+  SMALTI_HD constexpr gemm_tuning operator()(target t, gemm_regime regime) const {
+    constexpr int k = 128 / int(sizeof(T)), n = Pairs ? 64 : 128;   // 128 bytes of k: one swizzled row
+    if (t == target::host) return host_tuning<T>(regime);
+    if (regime == gemm_regime::decode) return {.m = 16, .n = 64, .k = 2 * k, .occupancy = 2};
+    switch (t) {
+      case target::sm90: return {.m = 128, .n = n, .k = k};
+      case target::sm100: return {.m = 128, .n = n, .k = k};
+      default: return {.m = 64, .n = n, .k = k};
+    }
+  }
+};
+
+template <class S>
+concept gemm_selector = std::is_empty_v<S> && requires(const S s) { { s(target::host, gemm_regime::prefill) } -> std::same_as<gemm_tuning>; };
+
+template <class S> consteval bool explain_selector() {
+  static_assert(gemm_selector<S>,
+                "smalti: a tuning of a GEMM is an empty type with  constexpr gemm_tuning operator()(target, gemm_regime) const  (SMALTI_HD)");
+  return true;
+}
+
+}  // namespace smalti::inline SMALTI_CODE::gemm

@@ -1,0 +1,324 @@
+// The host machine: one thread runs a block. Plain C++20: sanitizers and debuggers see ordinary arrays.
+#pragma once
+#include <atomic>
+#include <limits>
+#include <type_traits>
+#include <smalti/tile/host/dot.hpp>
+#include <smalti/tile/host/fill.hpp>
+#include <smalti/tile/host/math.hpp>
+#include <smalti/tile/host/unpack.hpp>
+#include <smalti/tile/host/panels.hpp>
+#include <smalti/tile/mutant.hpp>
+
+#if defined(__CUDACC__)
+#  error "smalti: the host machine belongs in .cpp files: nvcc refuses vector types in code it may compile for the device"
+#endif
+
+namespace smalti::inline SMALTI_CODE::host {
+
+//! The nearest value of T, held as float.
+template <class T> floats rounded_as(floats x) {
+  alignas(64) T rounded[lane_count];
+  write(rounded, x);
+  return read(rounded);
+}
+template <> inline floats rounded_as<float>(floats x) { return x; }
+template <> inline floats rounded_as<tf32>(floats x) { return x; }   // this machine multiplies whole floats
+
+//! m[row, column], zero outside.
+template <class S, int Step> auto lookup(const view<S, Step>& m, uniform row, consecutive column) {
+  const bool there = row.value >= 0 && row.value < m.rows;
+  return lookup(m.data + (there ? std::int64_t(row.value) * m.stride : 0), column, there ? m.cols : 0);
+}
+template <class S, int Step, class Row, class Column> auto lookup(const view<S, Step>& m, Row row, Column column) {
+  lanes<value_of<std::remove_const_t<S>>> found(0);
+  const ints r(row), c(column);
+  for (int i = 0; i < lane_count; ++i)
+    if (const S* p = address(m, r[i], c[i])) found.set(i, read(p, 1)[0]);
+  return found;
+}
+
+struct range {
+  int first, last;
+  struct iterator {
+    int i;
+    int operator*() const { return i; }
+    iterator& operator++() { ++i; return *this; }
+    bool operator!=(iterator o) const { return i < o.i; }
+  };
+  iterator begin() const { return {first}; }
+  iterator end() const { return {last}; }
+};
+
+struct block {
+  template <class T, int R, int C> using tile = array_tile<T, R, C>;
+  template <class T, int R> using column = array_column<T, R>;
+  template <class T, int C> using row = array_row<T, C>;
+  template <class T, int R, int K> using left = left_panel<T, R, K>;
+  template <class T, int K, int N> using right = right_panel<T, K, N>;
+  template <int N, int Words> using words = packed_words<N, Words>;
+
+  int index[3];
+  panel_store* store_of_panels = nullptr;
+
+  int x() const { return index[0]; }
+  int y() const { return index[1]; }
+  int z() const { return index[2]; }
+  static range steps(int first, int last) { return {first, last - (mutant(defect::steps_stop_early) ? 1 : 0)}; }
+
+  // ---- memory: operands
+  template <class T, int R, int K, class S, int Step> static void load(left_panel<T, R, K>& t, const view<S, Step>& m, int i, int j) {
+    if constexpr (std::is_same_v<std::remove_const_t<S>, typename left_panel<T, R, K>::storage>)
+      if (inside(m.cols, std::int64_t(j) * K, K) == K || mutant(defect::left_used_past_k)) {   // used where it lies
+        t.live = mutant(defect::left_reads_all_rows) ? R : inside(m.rows, std::int64_t(i) * R, R);
+        t.data = m.data + std::int64_t(i) * R * m.stride + std::int64_t(j) * K;
+        t.stride = m.stride;
+        return;
+      }
+    fill_left(t, inside(m.cols, std::int64_t(j) * K, K), [&](int r) { return address(m, std::int64_t(i) * R + r, std::int64_t(j) * K); });
+  }
+  template <class T, int R, int K, class S, int Step>
+  static void load(left_panel<T, R, K>& t, const transposed_view<view<S, Step>>& m, int i, int j) {   // element by element: no agent's hot path
+    t.data = &t.own[0][0], t.stride = K, t.live = inside(m.of.cols, std::int64_t(i) * R, R);
+    for (int r = 0; r < R; ++r)
+      for (int k = 0; k < K; ++k) {
+        const auto* p = address(m.of, std::int64_t(j) * K + k, std::int64_t(i) * R + r);
+        fetch(&t.own[r][k], p, p ? 1 : 0, 1);
+      }
+  }
+  template <class T, int K, int N, class S, int Step> void load(right_panel<T, K, N>& t, const view<S, Step>& m, int i, int j) {
+    const int valid = inside(m.cols, std::int64_t(j) * N, N);
+    keep(t, m, i, j, 0, [&](auto& out) {
+      fill_right<typename right_panel<T, K, N>::storage, K, N, right_panel<T, K, N>::per_word>(
+          out, valid, [&](int r) { return address(m, std::int64_t(i) * K + r, std::int64_t(j) * N); });
+    });
+    t.live = valid;
+  }
+  template <class T, int K, int N, class S, int Step>
+  void load(right_panel<T, K, N>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
+    keep(t, m.of, i, j, 1, [&](auto& out) {
+      fill_right_transposed<typename right_panel<T, K, N>::storage, K, N, right_panel<T, K, N>::per_word>(
+          out, inside(m.of.cols, std::int64_t(i) * K, K), [&](int n) { return address(m.of, std::int64_t(j) * N + n, std::int64_t(i) * K); });
+    });
+    t.live = inside(m.of.rows, std::int64_t(j) * N, N);
+  }
+  template <class T, int R, int K, class S, int Step, class Rows>
+  static void load_rows(left_panel<T, R, K>& t, const view<S, Step>& m, const Rows& rows, int j) {
+    fill_left(t, inside(m.cols, std::int64_t(j) * K, K), [&](int r) { return address(m, rows.v[r] + (mutant(defect::gather_one_row_late) ? 1 : 0), std::int64_t(j) * K); });
+  }
+  template <class T, int K, int N, class S, int Step, class Rows>
+  static void load_rows(right_panel<T, K, N>& t, const view<S, Step>& m, const Rows& rows, int j) {
+    own(t);
+    fill_right<typename right_panel<T, K, N>::storage, K, N, right_panel<T, K, N>::per_word>(
+        t.own, inside(m.cols, std::int64_t(j) * N, N), [&](int r) { return address(m, rows.v[r], std::int64_t(mutant(defect::gather_first_columns) ? 0 : j) * N); });
+  }
+  template <class T, int K, int N, class S, int Step, class Rows>
+  static void load_rows(right_panel<T, K, N>& t, const transposed_view<view<S, Step>>& m, const Rows& rows, int i) {
+    own(t);
+    fill_right_transposed<typename right_panel<T, K, N>::storage, K, N, right_panel<T, K, N>::per_word>(
+        t.own, inside(m.of.cols, std::int64_t(i) * K, K), [&](int n) { return address(m.of, rows.v[n], std::int64_t(mutant(defect::gather_turned_first_columns) ? 0 : i) * K); });
+  }
+
+  // ---- memory: plain tiles
+  template <class T, int R, int C, class S, int Step> static void load(array_tile<T, R, C>& t, const view<S, Step>& m, int i, int j) {
+    for (int r = 0; r < R; ++r)
+      fill_row(t.v[r], address(m, std::int64_t(i) * R + r, std::int64_t(j) * C), inside(m.cols, std::int64_t(j) * C, C), C);
+  }
+  template <class T, int R, int C, class S, int Step>
+  static void load(array_tile<T, R, C>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < C; ++c) {
+        const std::int64_t row = std::int64_t(j) * C + c, column = std::int64_t(i) * R + r;
+        t.v[r][c] = element<T>(mutant(defect::tile_turn_forgotten) ? address(m.of, column, row) : address(m.of, row, column));
+      }
+  }
+  template <class T, int C, class S, int Step> static void load(array_row<T, C>& t, const view<S, Step>& m, int i, int j) {
+    fill_row(t.v, address(m, i, std::int64_t(j) * C), inside(m.cols, std::int64_t(j) * C, C), C);
+  }
+  template <class T, int R, class S, int Step> static void load(array_column<T, R>& t, const view<S, Step>& m, int i, int j) {
+    for (int r = 0; r < R; ++r) t.v[r] = element<T>(address(m, std::int64_t(i) * R + r, j));
+  }
+  template <class T, int R, class S, int Step>
+  static void load(array_column<T, R>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
+    for (int r = 0; r < R; ++r) t.v[r] = element<T>(address(m.of, j, std::int64_t(i) * R + r));
+  }
+  template <class Tile, class S, int Step> void load(Tile& t, const stack<S, Step>& m, int n, int i, int j) { load(t, m[n], i, j); }
+  template <class Tile, class S, int Step> void load(Tile& t, const transposed_view<stack<S, Step>>& m, int n, int i, int j) {
+    load(t, transposed(m.of[n]), i, j);
+  }
+  template <int N, int Words, int Step>
+  static void load(packed_words<N, Words>& t, const stack<const std::uint32_t, Step>& panels, int g, int j) {
+    t.data = panels[j].data + g * std::int64_t(Words) * panels.stride;   // panels are padded to whole tiles
+    t.stride = panels.stride;
+  }
+
+  template <class S, int Step, class T, int R, int C> static void store(const view<S, Step>& m, int i, int j, const array_tile<T, R, C>& t) {
+    for (int r = 0; r < inside(m.rows, std::int64_t(i) * R, R); ++r)
+      if (S* p = address(m, std::int64_t(i) * R + r + (mutant(defect::store_one_row_late) ? 1 : 0), std::int64_t(j) * C)) put(p, t.v[r], inside(m.cols, std::int64_t(j) * C, C));
+  }
+  template <class S, int Step, class T, int R, int C>
+  static void store(const transposed_view<view<S, Step>>& m, int i, int j, const array_tile<T, R, C>& t) {
+    const int high = mutant(defect::store_turned_unmasked) ? R : inside(m.of.cols, std::int64_t(i) * R, R);
+    for (int c = 0; c < inside(m.of.rows, std::int64_t(j) * C, C); ++c) {
+      S* p = m.of.data + (std::int64_t(j) * C + c) * m.of.stride + std::int64_t(i) * R;
+      for (int r = 0; r < high; ++r) p[r] = single<S>(t.v[r][c]);
+    }
+  }
+  template <class S, int Step, class T, int R> static void store(const view<S, Step>& m, int i, int j, const array_column<T, R>& t) {
+    for (int r = 0; r < inside(m.rows, std::int64_t(i) * R, R); ++r)
+      if (S* p = address(m, std::int64_t(i) * R + r, j)) *p = single<S>(t.v[r]);
+  }
+  template <class S, int Step, class T, int C> static void store(const view<S, Step>& m, int i, int j, const array_row<T, C>& t) {
+    if (S* p = address(m, i, std::int64_t(j) * C)) put(p, t.v, inside(m.cols, std::int64_t(j) * C, C));
+  }
+  template <class S, int Step, class Tile> static void store(const stack<S, Step>& m, int n, int i, int j, const Tile& t) { store(m[n], i, j, t); }
+  template <class S, int Step, class Tile>
+  static void store(const transposed_view<stack<S, Step>>& m, int n, int i, int j, const Tile& t) {
+    store(transposed(m.of[n]), i, j, t);
+  }
+  template <int Step, class T, int R> static void store_column(const view<float, Step>& m, int n, int i, const array_column<T, R>& t) {
+    if (float* p = address(m, mutant(defect::store_column_of_first) ? 0 : n, std::int64_t(i) * R)) put(p, t.v, inside(m.cols, std::int64_t(i) * R, R));
+  }
+  template <class S, int Step, class Rows, class T, int R, int C>
+  static void store_rows(const view<S, Step>& m, const Rows& rows, int j, const array_tile<T, R, C>& t) {
+    for (int r = 0; r < R; ++r)
+      if (S* p = address(m, mutant(defect::store_rows_writes_skipped) && rows.v[r] < 0 ? 0 : rows.v[r], std::int64_t(j) * C)) put(p, t.v[r], inside(m.cols, std::int64_t(j) * C, C));
+  }
+  template <class S, int Step, int R, int C>
+  static void scatter(const view<S, Step>& m, int i, const array_tile<int, R, C>& place, const array_tile<int, R, C>& keep, const array_tile<int, R, C>& t) {
+    for (int r = 0; r < inside(m.rows, std::int64_t(i) * R, R); ++r)
+      for (int c = 0; c < C; ++c)
+        if (keep.v[r][c] || mutant(defect::scatter_ignores_keep))
+          if (S* p = address(m, std::int64_t(i) * R + r, place.v[r][c] - 1)) *p = t.v[r][c];
+  }
+  template <int Step, int R, int C> static void accumulate(const view<float, Step>& m, int i, int j, const array_tile<float, R, C>& t) {
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < C; ++c)
+        if (float* p = address(m, std::int64_t(i) * R + r, std::int64_t(j) * C + c))
+          std::atomic_ref<float>(*p).fetch_add(mutant(defect::accumulate_overwrites) ? t.v[r][c] - *p : t.v[r][c], std::memory_order_relaxed);
+  }
+  template <int Step, class Tile> static void accumulate(const stack<float, Step>& m, int n, int i, int j, const Tile& t) { accumulate(m[n], i, j, t); }
+  static int arrive(int* counter) {
+    const std::memory_order both = mutant(defect::arrive_without_order) ? std::memory_order_relaxed : std::memory_order_acq_rel;
+    return std::atomic_ref<int>(*counter).fetch_add(1, both) + (mutant(defect::arrive_returns_new_value) ? 1 : 0);
+  }
+
+  // ---- arithmetic
+  template <class Tile> static void fill(Tile& t, typename Tile::element value) {
+    auto* p = reinterpret_cast<typename Tile::element*>(t.v);
+    const lanes<typename Tile::element> pack(value);
+    for (std::size_t i = 0; i < sizeof(t.v) / sizeof(value) / (mutant(defect::fill_stops_halfway) ? 2 : 1); i += lane_count) write(p + i, pack);
+  }
+  template <class Acc, int R, int N, int K, class T, class U>
+  static void product(array_tile<Acc, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b) {
+    static_assert(std::is_same_v<typename left_panel<T, R, K>::storage, typename right_panel<U, K, N>::storage>,
+                  "smalti: both operands of a product are bf16-like, or both float-like, or both 8-bit integers");
+    static_assert(std::is_same_v<Acc, std::conditional_t<std::is_same_v<T, std::int8_t>, int, float>>,
+                  "smalti: 8-bit integers are summed in int, everything else in float");
+    if (mutant(defect::product_starts_anew)) fill(acc, Acc{});
+    dot(&acc.v[0][0], N, a.data, mutant(defect::product_ignores_stride) ? K : a.stride, b.data, N, a.live, N, K);
+  }
+  template <class T, int R, int K> static void as_left(left_panel<T, R, K>& a, const array_tile<float, R, K>& t) {
+    a.data = &a.own[0][0], a.stride = K, a.live = R;
+    for (int r = 0; r < R; ++r)
+      for (int k = 0; k < K; k += lane_count) write(&a.own[r][k], mutant(defect::as_left_not_rounded) ? read(&t.v[r][k]) : rounded_as<T>(read(&t.v[r][k])));
+  }
+  template <class F, class Out, class... In> static void map(const F& f, Out& out, const In&... in) {
+    if constexpr (std::rank_v<decltype(out.v)> == 2) {
+      for (int r = 0; r < Out::rows; ++r)
+        for (int c = 0; c < Out::cols - (mutant(defect::map_loses_last_pack) ? lane_count : 0); c += lane_count) keep_value(&out.v[r][c], apply(f, across(in, r, c)...));
+    } else if constexpr (Out::cols == 1) {
+      for (int r = 0; r < Out::rows; r += lane_count) keep_value(&out.v[r], apply(f, down(in, r)...));
+    } else {
+      for (int c = 0; c < Out::cols; c += lane_count) keep_value(&out.v[c], apply(f, across(in, 0, c)...));
+    }
+  }
+  template <class T, int R, int C> static void row_max(array_column<T, R>& out, const array_tile<T, R, C>& t) {
+    reduce(out, t, [](auto a, auto b) { return max(a, b); });
+  }
+  template <class T, int R, int C> static void row_sum(array_column<T, R>& out, const array_tile<T, R, C>& t) {
+    reduce(out, t, [](auto a, auto b) { return a + b; });
+  }
+  template <class T, int R, int C> static void column_max(array_row<T, C>& out, const array_tile<T, R, C>& t) {
+    reduce_down(out, t, [](auto a, auto b) { return max(a, b); });
+  }
+  template <class T, int R, int C> static void column_sum(array_row<T, C>& out, const array_tile<T, R, C>& t) {
+    reduce_down(out, t, [](auto a, auto b) { return a + b; });
+  }
+  template <int R, int C> static void row_scan(array_tile<int, R, C>& out, const array_tile<int, R, C>& t) {
+    for (int r = 0; r < R; ++r)
+      for (int c = 0, sum = 0; c < C; ++c) out.v[r][c] = (sum += t.v[r][c]) - (mutant(defect::scan_is_exclusive) ? t.v[r][c] : 0);
+  }
+  // Nibbles `Plane` of both halves of each word, through a table of 16 values: any 4-bit code.
+  template <int Plane, class Codec, int N, int Words, class T>
+  static void unpack(right_panel<T, 2 * Words, N>& b, const packed_words<N, Words>& w, Codec codec) {
+    own(b);
+    unpack_nibbles<Plane, N, Words>(&b.own[0][0][0], w.data + (mutant(defect::unpack_one_word_late) ? w.stride : 0), w.stride, codec);
+  }
+
+private:
+  template <class T, int K, int N> static void own(right_panel<T, K, N>& t) {
+    t.drop();
+    t.data = &t.own[0][0][0];
+    t.live = N;
+  }
+  // A panel of memory that nobody writes during the launch is packed once and found again.
+  template <class T, int K, int N, class S, int Step, class Pack>
+  void keep(right_panel<T, K, N>& t, const view<S, Step>& m, int i, int j, int form, Pack pack) {
+    own(t);
+    if constexpr (std::is_const_v<S>)
+      if (store_of_panels != nullptr) {
+        using array = decltype(t.own);
+        const panel_store::key key{mutant(defect::panel_key_without_matrix) ? nullptr : m.data, m.rows, m.cols, m.stride,
+                                   mutant(defect::panel_key_without_step) ? 0 : i,
+                                   mutant(defect::panel_key_without_strip) ? 0 : j,
+                                   ((mutant(defect::panel_key_without_form) ? 0 : form) * 1024 + K) * 1024 + N};
+        const std::byte* p = store_of_panels->find(key);
+        if (p == nullptr) {
+          std::byte* room = store_of_panels->make(key, sizeof(array));
+          if (room != nullptr) pack(*reinterpret_cast<array*>(room));
+          p = room;
+        }
+        if (p != nullptr) {
+          t.data = reinterpret_cast<const typename right_panel<T, K, N>::storage*>(p);
+          t.kept = store_of_panels;
+          return;
+        }
+      }
+    pack(t.own);
+  }
+  template <class T, class S> static T element(const S* p) {
+    return p ? read(p, 1)[0] : T{};
+  }
+  template <class S, class T> static S single(T x) {
+    S s;
+    write(&s, lanes<T>(x), 1);
+    return s;
+  }
+  static void keep_value(float* p, floats x) { write(p, x); }
+  static void keep_value(int* p, ints x) { write(p, x); }
+
+  template <class Column, class Tile, class F> static void reduce(Column& out, const Tile& t, F f) {
+    for (int r = 0; r < Tile::rows; ++r) {
+      auto sum = read(&t.v[r][0]);
+      for (int c = mutant(defect::reduction_skips_a_pack) ? 2 * lane_count : lane_count; c < Tile::cols; c += lane_count) sum = f(sum, read(&t.v[r][c]));
+      out.v[r] = fold(sum, f);
+    }
+  }
+  template <class Row, class Tile, class F> static void reduce_down(Row& out, const Tile& t, F f) {
+    for (int c = 0; c < Tile::cols; c += lane_count) {
+      auto sum = read(&t.v[0][c]);
+      for (int r = 1; r < Tile::rows - (mutant(defect::reduction_loses_last_row) ? 1 : 0); ++r) sum = f(sum, read(&t.v[r][c]));
+      write(&out.v[c], sum);
+    }
+  }
+  template <class T, int R, int C> static lanes<T> across(const array_tile<T, R, C>& t, int r, int c) { return read(&t.v[r][c]); }
+  template <class T, int C> static lanes<T> across(const array_row<T, C>& t, int, int c) { return read(&t.v[c]); }
+  template <class T, int R> static lanes<T> across(const array_column<T, R>& t, int r, int) { return lanes<T>(t.v[mutant(defect::map_repeats_first_row) ? 0 : r]); }
+  static uniform across(row_index, int r, int) { return {r}; }
+  static consecutive across(column_index, int, int c) { return {mutant(defect::column_index_restarts) ? 0 : c}; }
+  template <class T, int R> static lanes<T> down(const array_column<T, R>& t, int r) { return read(&t.v[r]); }
+  static consecutive down(row_index, int r) { return {r}; }
+};
+
+}  // namespace smalti::inline SMALTI_CODE::host

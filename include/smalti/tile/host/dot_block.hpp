@@ -1,0 +1,206 @@
+// The inner loops that every instruction set shares. All operands of the three inner products are handled
+// as 32-bit words: an f32, a pair of bf16 or a quad of int8 is one step of k, an accumulator is one word
+// too, so one driver and one register block serve all of them. What differs is a `steps` type:
+//   sum                       the vector register of accumulators
+//   parts                     how many multiply-adds one word takes (2 where halves are split apart)
+//   prepares                  the left rows are first rewritten, part by part, into a small scratch
+//   load, store, right<Part>, left, add, prepare<Part>
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include <smalti/core/version.hpp>
+
+#if defined(__clang__)
+#  define SMALTI_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#  define SMALTI_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace smalti::inline SMALTI_CODE::host::detail {
+
+constexpr int word = 4;                  // bytes
+constexpr int strip_cols = 64;           // columns of a right panel that are worked on at a time
+constexpr int chunk_steps = 128;         // and steps: 64 x 128 words are 32 KiB, inside the first-level cache
+
+struct dot_operands {
+  const char* left;
+  std::int64_t left_stride, left_part;   // bytes from row to row, from part to part
+  const char* right;
+  std::int64_t right_stride, right_part; // bytes from step to step, from part to part
+};
+
+// Rows x (Vectors * width) accumulators stay in registers over `count` steps.
+template <class Steps, int Rows, int Vectors>
+void dot_block(char* acc, std::int64_t acc_stride, dot_operands o, int count, const std::int32_t* correction) {
+  constexpr int bytes = Steps::width * word;
+  typename Steps::sum sum[Rows][Vectors];
+  SMALTI_UNROLL
+  for (int r = 0; r < Rows; ++r)
+    SMALTI_UNROLL
+    for (int v = 0; v < Vectors; ++v) {
+      sum[r][v] = Steps::load(acc + r * acc_stride + v * bytes);
+      if constexpr (Steps::corrects) sum[r][v] = Steps::subtract(sum[r][v], correction + v * Steps::width);
+    }
+  for (int s = 0; s < count; ++s) {
+    SMALTI_UNROLL
+    for (int part = 0; part < Steps::parts; ++part) {
+      typename Steps::operand b[Vectors];
+      SMALTI_UNROLL
+      for (int v = 0; v < Vectors; ++v) b[v] = Steps::right(part, o.right + part * o.right_part + v * bytes);
+      SMALTI_UNROLL
+      for (int r = 0; r < Rows; ++r) {
+        const typename Steps::operand a = Steps::left(o.left + r * o.left_stride + part * o.left_part);
+        SMALTI_UNROLL
+        for (int v = 0; v < Vectors; ++v) sum[r][v] = Steps::add(sum[r][v], a, b[v]);
+      }
+    }
+    o.left += word;
+    o.right += o.right_stride;
+  }
+  SMALTI_UNROLL
+  for (int r = 0; r < Rows; ++r)
+    SMALTI_UNROLL
+    for (int v = 0; v < Vectors; ++v) Steps::store(acc + r * acc_stride + v * bytes, sum[r][v]);
+}
+
+// One group of rows, all columns of the strip.
+template <class Steps, int Rows, int Vectors>
+void dot_columns(char* acc, std::int64_t acc_stride, dot_operands o, int cols, int count, const std::int32_t* correction) {
+  constexpr int step = Vectors * Steps::width;
+  int n = 0;
+  for (; n + step <= cols; n += step, o.right += step * word)
+    dot_block<Steps, Rows, Vectors>(acc + n * word, acc_stride, o, count, Steps::corrects ? correction + n : nullptr);
+  if constexpr (step > 16)
+    if (n < cols) dot_columns<Steps, Rows, Vectors / 2>(acc + n * word, acc_stride, o, cols - n, count,
+                                               Steps::corrects ? correction + n : nullptr);
+}
+
+// `count` words of one row to the scratch, one plane a part. Never reads past the row.
+template <class Steps> void prepare_row(char* out, std::int64_t part_stride, const char* in, int count) {
+  constexpr int bytes = Steps::width * word;
+  for (int part = 0; part < Steps::parts; ++part) {
+    char* to = out + part * part_stride;
+    int s = 0;
+    for (; s + Steps::width <= count; s += Steps::width) Steps::keep(to + s * word, Steps::prepare(part, in + s * word));
+    if (s < count) {
+      alignas(64) char rest[bytes] = {};
+      std::memcpy(rest, in + s * word, std::size_t(count - s) * word);
+      Steps::keep(to + s * word, Steps::prepare(part, rest));
+    }
+  }
+}
+
+// The next `Rows` rows, then the rest in smaller groups.
+template <class Steps, int Rows>
+void dot_rows(char* acc, std::int64_t acc_stride, dot_operands o, int rows, int cols, int count, const std::int32_t* correction) {
+  for (; rows >= Rows; rows -= Rows) {
+    if constexpr (Steps::prepares) {
+      constexpr std::int64_t plane = chunk_steps * word, line = Steps::parts * plane;
+      alignas(64) char scratch[Rows * line];
+      for (int r = 0; r < Rows; ++r) prepare_row<Steps>(scratch + r * line, plane, o.left + r * o.left_stride, count);
+      dot_columns<Steps, Rows, Steps::vectors>(acc, acc_stride, {scratch, line, plane, o.right, o.right_stride, o.right_part},
+                                               cols, count, correction);
+    } else {
+      dot_columns<Steps, Rows, Steps::vectors>(acc, acc_stride, o, cols, count, correction);
+    }
+    acc += Rows * acc_stride;
+    o.left += Rows * o.left_stride;
+  }
+  if constexpr (Rows > 1) {
+    constexpr int fewer = Rows > 4 ? 4 : Rows / 2;
+    if (rows > 0) dot_rows<Steps, fewer>(acc, acc_stride, o, rows, cols, count, correction);
+  }
+}
+
+// The whole product: strips of columns, chunks of steps, groups of rows. `right_sums`: see dot() for int8.
+template <class Steps>
+void dot_panel(char* acc, std::int64_t acc_stride, const char* left, std::int64_t left_stride, const char* right,
+               std::int64_t right_width, int rows, int cols, int count, const std::int32_t* right_sums = nullptr) {
+  const std::int64_t right_stride = right_width * word;
+  for (int n = 0; n < cols; n += strip_cols) {
+    const int width = cols - n < strip_cols ? cols - n : strip_cols;
+    for (int s = 0; s < count; s += chunk_steps) {
+      const int steps = count - s < chunk_steps ? count - s : chunk_steps;
+      const dot_operands o{left + s * word, left_stride, 0, right + s * right_stride + n * word, right_stride, 0};
+      alignas(64) std::int32_t correction[strip_cols];
+      if constexpr (Steps::corrects) Steps::correct(correction, o.right, right_stride, width, steps, right_sums ? right_sums + n : nullptr, s == 0);
+      dot_rows<Steps, Steps::rows>(acc + n * word, acc_stride, o, rows, width, steps, correction);
+    }
+  }
+}
+
+// f32: one word, one multiply-add.
+template <class V> struct float_steps : V {
+  using sum = typename V::floats;
+  using operand = typename V::floats;
+  static constexpr int parts = 1;
+  static constexpr bool prepares = false, corrects = false;
+  static sum load(const char* p) { return V::load_floats(p); }
+  static void store(char* p, sum x) { V::store_floats(p, x); }
+  static operand right(int, const char* p) { return V::load_floats(p); }
+  static operand left(const char* p) { return V::broadcast_float(p); }
+  static sum add(sum s, operand a, operand b) { return V::multiply_add(a, b, s); }
+};
+
+// A pair of bf16 is two f32: the low half shifted up, the high half with the low one cleared. Both are exact.
+template <class V> struct widened_steps : float_steps<V> {
+  using operand = typename V::floats;
+  static constexpr int parts = 2;
+  static constexpr bool prepares = true;
+  static operand right(int part, const char* p) { return prepare(part, p); }
+  static operand prepare(int part, const char* p) { return part == 0 ? V::low_halves(p) : V::high_halves(p); }
+  static void keep(char* p, operand x) { V::store_floats(p, x); }
+};
+
+// The same sums from a right panel that was widened before: worth its cost when many rows share it.
+template <class V> struct widened_panel_steps : widened_steps<V> {
+  static typename V::floats right(int, const char* p) { return V::load_floats(p); }
+};
+
+// A quad of int8 is two words of two 16-bit values: bytes 0 and 2, bytes 1 and 3. A sum of two products is at
+// most 2^15 and one instruction makes it without saturation.
+template <class V> struct split_quad_steps : V {
+  using sum = typename V::ints;
+  using operand = typename V::ints;
+  static constexpr int parts = 2;
+  static constexpr bool prepares = true, corrects = false;
+  static sum load(const char* p) { return V::load_ints(p); }
+  static void store(char* p, sum x) { V::store_ints(p, x); }
+  static operand right(int part, const char* p) { return prepare(part, p); }
+  static operand left(const char* p) { return V::broadcast_int(p); }
+  static sum add(sum s, operand a, operand b) { return V::add_pairs(s, a, b); }
+  static operand prepare(int part, const char* p) { return part == 0 ? V::even_bytes(p) : V::odd_bytes(p); }
+  static void keep(char* p, operand x) { V::store_ints(p, x); }
+};
+
+// bf16 by f32 multiply-adds. Each accumulator sees fma(even), fma(odd) step after step whichever way the
+// right panel is widened, so the bits of a row do not depend on how many rows there are.
+template <class V>
+void dot_widened(char* acc, std::int64_t acc_stride, const char* left, std::int64_t left_stride, const char* right,
+                 std::int64_t right_width, int rows, int cols, int count) {
+  if (rows < V::widen_panel_from) {
+    dot_panel<widened_steps<V>>(acc, acc_stride, left, left_stride, right, right_width, rows, cols, count);
+    return;
+  }
+  constexpr int chunk = chunk_steps / 2;   // two f32 for each pair: 32 KiB again
+  constexpr std::int64_t line = strip_cols * word, plane = chunk * line;
+  alignas(64) char panel[2 * plane];
+  for (int n = 0; n < cols; n += strip_cols) {
+    const int width = cols - n < strip_cols ? cols - n : strip_cols;
+    for (int s = 0; s < count; s += chunk) {
+      const int steps = count - s < chunk ? count - s : chunk;
+      for (int i = 0; i < steps; ++i) {
+        const char* from = right + ((s + i) * right_width + n) * word;
+        for (int c = 0; c < width; c += V::width) {
+          V::store_floats(panel + i * line + c * word, V::low_halves(from + c * word));
+          V::store_floats(panel + plane + i * line + c * word, V::high_halves(from + c * word));
+        }
+      }
+      dot_rows<widened_panel_steps<V>, V::rows>(acc + n * word, acc_stride, {left + s * word, left_stride, 0, panel, line, plane},
+                                                rows, width, steps, nullptr);
+    }
+  }
+}
+
+}  // namespace smalti::inline SMALTI_CODE::host::detail

@@ -1,0 +1,101 @@
+// How the host machine fills panels and tiles from memory: rows are found through a functor, so that a tile of
+// a matrix and a gather of rows are the same code, and everything outside the matrix is zero.
+#pragma once
+#include <cstring>
+#include <smalti/tile/host/pack.hpp>
+#include <smalti/tile/host/panels.hpp>
+#include <smalti/tile/mutant.hpp>
+
+namespace smalti::inline SMALTI_CODE::host {
+
+//! The address of element (r, c) of a matrix, null outside. 64-bit arithmetic: the matrix may be any size.
+template <class S, int Step> S* address(const view<S, Step>& m, std::int64_t r, std::int64_t c) {
+  const bool row_there = r >= 0 && r < m.rows + (mutant(defect::address_past_last_row) ? 1 : 0);
+  const bool column_there = c >= 0 && (c < m.cols || mutant(defect::address_past_last_column));
+  return row_there && column_there ? m.data + r * m.stride + c : nullptr;
+}
+// how many of `width` elements from column `first` on lie inside a matrix of `cols` columns
+constexpr int inside(std::int64_t cols, std::int64_t first, int width) {
+  return cols <= first ? 0 : cols - first < width ? int(cols - first) + (mutant(defect::inside_counts_one_more) ? 1 : 0) : width;
+}
+
+//! Left panel: row r of the panel from row(r), `valid` elements of each, the rest zero.
+template <class T, int R, int K, class Row> void fill_left(left_panel<T, R, K>& t, int valid, Row row) {
+  t.data = &t.own[0][0];
+  t.stride = K;
+  t.live = 0;
+  for (int r = 0; r < R; ++r) {
+    auto* p = row(r);
+    fetch(t.own[r], p, p ? valid : 0, K);
+    if (p) t.live = r + (mutant(defect::left_loses_last_row) ? 0 : 1);
+  }
+}
+
+//! Right panel from rows of K: `per_word` neighbouring rows are interleaved.
+template <class Storage, int K, int N, int PerWord, class Row>
+void fill_right(Storage (&out)[K / PerWord][N][PerWord], int valid, Row row) {
+  for (int k = 0; k < K; k += PerWord) {
+    if constexpr (PerWord == 1) {
+      auto* p = row(k);
+      fetch(&out[k][0][0], p, p ? valid : 0, N);
+    } else {
+      alignas(64) Storage some[PerWord][N];
+      for (int h = 0; h < PerWord; ++h) {
+        auto* p = row(k + (mutant(defect::right_rows_swapped) ? PerWord - 1 - h : h));
+        fetch(some[h], p, p ? valid : 0, N);
+      }
+      if constexpr (PerWord == 2) interleave_pairs(&out[k / 2][0][0], some[0], some[1], N);
+      else interleave_quads(&out[k / 4][0][0], some[0], some[1], some[2], some[3], N);
+    }
+  }
+}
+
+//! Right panel from columns: column n of the panel from column(n), `valid` of its K elements, the rest zero.
+//! Sixteen columns of 16 words at a time are transposed in registers.
+template <class Storage, int K, int N, int PerWord, class Column>
+void fill_right_transposed(Storage (&out)[K / PerWord][N][PerWord], int valid, Column column) {
+  constexpr int block = lane_count * PerWord;        // elements of one 16-word row
+  static_assert(K % block == 0, "smalti: a transposed right operand is packed in blocks of 16 words of k: choose a larger k tile");
+  using source = std::remove_cv_t<std::remove_pointer_t<decltype(column(0))>>;
+  for (int n = 0; n < N; n += lane_count) {
+    const Storage* from[lane_count];
+    alignas(64) Storage some[lane_count][K];
+    bool direct = std::is_same_v<source, Storage> && (valid == K || mutant(defect::right_columns_read_past_k));
+    for (int i = 0; i < lane_count; ++i) direct = direct && column(n + i) != nullptr;
+    if constexpr (std::is_same_v<source, Storage>)
+      if (direct)
+        for (int i = 0; i < lane_count; ++i) from[i] = column(n + i);
+    if (!direct)
+      for (int i = 0; i < lane_count; ++i) {
+        auto* p = column(n + i);
+        fetch(some[i], p, p ? valid : 0, K);
+        from[i] = some[i];
+      }
+    for (int k = 0; k < K; k += block) {
+      const void* rows[lane_count];
+      for (int i = 0; i < lane_count; ++i) rows[i] = from[i] + k;
+      transpose_words(&out[k / PerWord][n][0], N, rows);
+    }
+  }
+}
+
+//! Plain tiles: floats and ints, any memory type.
+template <class T, class S> void fill_row(T* out, const S* from, int valid, int width) {
+  int c = 0;
+  if (from)
+    for (; c + lane_count <= valid; c += lane_count) write(out + c, read(from + c));
+  if (from && c < valid) {
+    write(out + c, mutant(defect::tile_tail_not_zero) ? read(from + c) : read(from + c, valid - c));   // zeros behind the last one
+    c += lane_count;
+  }
+  for (; c < width; c += lane_count) write(out + c, lanes<T>(T{}));
+}
+
+//! `valid` values to memory, rounding to the element of the memory.
+template <class S, class T> void put(S* to, const T* from, int valid) {
+  int c = 0;
+  for (; c + lane_count <= valid; c += lane_count) write(to + c, read(from + c));
+  if (c < valid) write(to + c, read(from + c), valid - c + (mutant(defect::put_one_more) ? 1 : 0));
+}
+
+}  // namespace smalti::inline SMALTI_CODE::host

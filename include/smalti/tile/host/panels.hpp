@@ -1,0 +1,143 @@
+// Tiles and operands of the host machine. A tile is an aligned array on the block's own stack. An operand of
+// a product is a panel: the left one rows, the right one `4 / sizeof(storage)` rows interleaved, so that one
+// 32-bit word of a column is what one lane of an inner product takes. A left panel that lies in memory as it
+// should is used where it lies; a right panel is packed once by a thread and kept for its next blocks.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <smalti/core/float.hpp>
+#include <smalti/tile/host/lanes.hpp>
+#include <smalti/tile/mutant.hpp>
+#include <smalti/tile/vocabulary.hpp>
+
+namespace smalti::inline SMALTI_CODE::host {
+
+template <class T, int R, int C>
+struct array_tile {
+  using element = T;
+  static constexpr int rows = R, cols = C;
+  static_assert(C % lane_count == 0, "smalti: the host machine needs tile widths in multiples of 16: choose another tile in the tuning");
+  alignas(64) T v[R][C];
+};
+template <class T, int R>
+struct array_column {
+  using element = T;
+  static constexpr int rows = R, cols = 1;
+  alignas(64) T v[(R + lane_count - 1) / lane_count * lane_count];   // whole packs: maps and reads run over the padding
+};
+template <class T, int C>
+struct array_row {
+  using element = T;
+  static constexpr int rows = 1, cols = C;
+  static_assert(C % lane_count == 0, "smalti: the host machine needs tile widths in multiples of 16: choose another tile in the tuning");
+  alignas(64) T v[C];
+};
+
+// What an operand of element T is held as: bf16 where that is exact, 8-bit integers as they are, else float.
+template <class T> struct storage_of { using type = bf16; };
+template <> struct storage_of<float> { using type = float; };
+template <> struct storage_of<fp16> { using type = float; };
+template <> struct storage_of<tf32> { using type = float; };
+template <> struct storage_of<std::int8_t> { using type = std::int8_t; };
+
+// Right panels that a thread keeps from block to block, in memory the op carved from its workspace. A ring:
+// a new panel is written at the head over the oldest ones, but never over one that is in use, and a small
+// table finds the panels that are still whole.
+class panel_store {
+public:
+  struct key {
+    const void* data = nullptr;
+    int rows = 0, cols = 0, stride = 0, i = 0, j = 0, form = 0;
+    bool operator==(const key&) const = default;
+  };
+
+  panel_store() = default;
+  panel_store(std::byte* memory, std::size_t bytes) : memory_(memory), capacity_(bytes / 64 * 64) {}
+
+  //! The panel of this key if it is still there, else null. What it returns is in use until release().
+  const std::byte* find(const key& k) {
+    const entry& e = table_[slot(k)];
+    if (!(e.what == k) || e.end == 0 || (head_ - e.begin > capacity_ && !mutant(defect::panel_found_after_eviction))) return nullptr;
+    use(e.begin);
+    return memory_ + e.begin % capacity_;
+  }
+  //! Room for a new panel, in use until release(), or null where there is none to be had.
+  std::byte* make(const key& k, std::size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
+    if (bytes > capacity_ && !mutant(defect::panel_too_large_accepted)) return nullptr;
+    std::uint64_t begin = head_;
+    if (begin % capacity_ + bytes > capacity_ && !mutant(defect::panel_runs_off_the_end)) begin += capacity_ - begin % capacity_;
+    if (users_ != 0 && begin + bytes - oldest_ > capacity_ && !mutant(defect::panel_overwrites_one_in_use)) return nullptr;
+    head_ = begin + bytes;
+    table_[slot(k)] = {k, begin, head_};
+    use(begin);
+    return memory_ + begin % capacity_;
+  }
+  void release() { --users_; }
+
+private:
+  struct entry {
+    key what;
+    std::uint64_t begin = 0, end = 0;
+  };
+  static constexpr int entries = 1024;
+  static unsigned slot(const key& k) {
+    std::uint64_t h = reinterpret_cast<std::uintptr_t>(k.data) >> 4;
+    for (std::uint64_t x : {std::uint64_t(unsigned(k.i)), std::uint64_t(unsigned(k.j)), std::uint64_t(unsigned(k.form))})
+      h = (h ^ x) * 0x9e3779b97f4a7c15u, h ^= h >> 29;
+    return unsigned(h % entries);
+  }
+  void use(std::uint64_t begin) {
+    if (users_ == 0 || begin < oldest_) oldest_ = begin;
+    ++users_;
+  }
+
+  std::byte* memory_ = nullptr;
+  std::size_t capacity_ = 0;
+  std::uint64_t head_ = 0, oldest_ = 0;
+  int users_ = 0;
+  entry table_[entries];
+};
+
+// `live` rows came from memory; the product skips the rest, which are zero.
+template <class T, int R, int K>
+struct left_panel {
+  using element = T;
+  using storage = typename storage_of<T>::type;
+  static constexpr int rows = R, cols = K;
+  const storage* data = nullptr;
+  std::int64_t stride = K;
+  int live = R;
+  alignas(64) storage own[R][K];
+  left_panel() {}                                  // `own` stays as it is: filling it would cost more than the product
+  left_panel(const left_panel&) = delete;
+};
+
+template <class T, int K, int N>
+struct right_panel {
+  using element = T;
+  using storage = typename storage_of<T>::type;
+  static constexpr int rows = K, cols = N, per_word = 4 / int(sizeof(storage));
+  static_assert(K % per_word == 0 && N % lane_count == 0, "smalti: a right operand is packed in 32-bit words of rows and 16 columns");
+  const storage* data = nullptr;
+  int live = N;                                    // columns that came from memory; the rest are zero
+  panel_store* kept = nullptr;                     // where `data` lies, if not in `own`
+  alignas(64) storage own[K / per_word][N][per_word];
+  right_panel() {}
+  right_panel(const right_panel&) = delete;
+  ~right_panel() { drop(); }
+  void drop() {
+    if (kept) kept->release();
+    kept = nullptr;
+  }
+};
+
+// Codes of N columns, [word][n]: 16 neighbouring columns are one vector. Used where they lie in memory.
+template <int N, int Words>
+struct packed_words {
+  const std::uint32_t* data = nullptr;
+  std::int64_t stride = 0;
+};
+
+}  // namespace smalti::inline SMALTI_CODE::host

@@ -1,0 +1,80 @@
+// Runs the blocks of a grid on the host's threads. Neighbouring blocks stay on one thread, because they share
+// packed panels; a context with a shuffle runs them in an order drawn from it, one by one.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <smalti/core/context.hpp>
+#include <smalti/core/workspace.hpp>
+#include <smalti/tile/grid.hpp>
+#include <smalti/tile/host/block.hpp>
+#include <smalti/tile/mutant.hpp>
+#if defined(_OPENMP)
+#  include <omp.h>
+#endif
+
+namespace smalti::inline SMALTI_CODE::host {
+
+//! Threads that a context stands for in this build.
+inline int thread_count(const host_context& context) {
+#if defined(_OPENMP)
+  return context.threads > 0 ? context.threads : omp_get_max_threads();
+#else
+  return static_cast<void>(context), 1;
+#endif
+}
+
+//! A permutation of [0, count): four rounds of a Feistel network on the next power of four, walked until inside.
+inline std::int64_t shuffled(std::int64_t i, std::int64_t count, std::uint64_t seed) {
+  int half = 1;
+  while ((std::int64_t(1) << 2 * half) < count) ++half;
+  const std::uint64_t low = (std::uint64_t(1) << half) - 1;
+  std::uint64_t x = std::uint64_t(i);
+  do {
+    std::uint64_t a = x >> half, b = x & low;
+    for (std::uint64_t round = 1; round <= 4; ++round) {
+      std::uint64_t mixed = (b + seed * round) * 0x9e3779b97f4a7c15u;
+      mixed ^= mixed >> 31;
+      const std::uint64_t next = (a ^ mixed) & low;
+      a = b, b = next;
+    }
+    x = a << half | b;
+  } while (x >= std::uint64_t(count));
+  return std::int64_t(mutant(defect::shuffle_repeats_blocks) ? x / 2 * 2 : x);
+}
+
+//! Calls agent(block) for every block of the grid. `panels` is shared out among the threads, to keep packed
+//! operands in; with none, each block packs its own.
+template <class Agent> void run(const host_context& context, const Agent& agent, grid size, workspace panels = {}) {
+  const std::int64_t blocks = size.count();
+  const int threads = int(std::min<std::int64_t>(thread_count(context), blocks));
+  if (threads <= 0) return;
+  const std::int64_t chunk = context.shuffle != 0 ? 1 : std::max<std::int64_t>(1, blocks / (threads * 4));
+  const std::size_t share = panels.size / threads / 64 * 64;
+  std::atomic<std::int64_t> next{0};
+#if defined(_OPENMP)
+#  pragma omp parallel num_threads(threads)
+#endif
+  {
+#if defined(_OPENMP)
+    const int thread = omp_get_thread_num();
+#else
+    const int thread = 0;
+#endif
+    const auto work = [&](panel_store* store) {
+      for (std::int64_t first; (first = next.fetch_add(chunk + (mutant(defect::run_leaves_gaps) ? 1 : 0), std::memory_order_relaxed)) < blocks;)
+        for (std::int64_t n = first; n < (mutant(defect::run_past_the_grid) ? first + chunk : std::min(first + chunk, blocks)); ++n) {
+          const std::int64_t i = context.shuffle != 0 && !mutant(defect::run_ignores_the_shuffle) ? shuffled(n, blocks, context.shuffle) : n;
+          block b{{int(i % (mutant(defect::run_divides_by_wrong_extent) ? size.y : size.x)), int(i / size.x % size.y), int(i / size.x / size.y)}, store};
+          agent(b);
+        }
+    };
+    if (share != 0) {
+      panel_store store(panels.data + thread * share, share);
+      work(&store);
+    } else {
+      work(nullptr);
+    }
+  }
+}
+
+}  // namespace smalti::inline SMALTI_CODE::host

@@ -1,0 +1,64 @@
+// The tile vocabulary: what an agent may say, and nothing else.
+//
+// An agent is an aggregate of views, numbers and policies with
+//     template <class Block> void operator()(Block& block) const;
+// `Block` is a machine: host::block (plain C++, SIMD) or cuda_tile::block (nvcc >= 13.3, --enable-tile).
+// The text of the agent is the same for both. This header has what does not depend on the machine; the
+// words below are members of a block, and docs/machines.md says what each becomes on each machine.
+//
+// Types (aliases at the end of this file)           shape    lives in: host | cuda_tile
+//   tile<Block, T, R, C>                            R x C    aligned array | registers; T: float or int
+//   column<Block, T, R>, row<Block, T, C>           R x 1, 1 x C
+//   left<Block, T, R, K>, right<Block, T, K, N>     operands of a product: the machine packs them
+//   words<Block, N, W>                              packed 32-bit codes of N columns, W words each
+//
+// Where and how often
+//   x() y() z()                                     which block this is
+//   steps(first, last)                              for (int i : block.steps(a, b)): a loop the machine may pipeline
+// Memory (i, j count tiles of t's shape; n picks a matrix of a stack)
+//   load(t, view, [n,] i, j)                        tile (i, j), zero outside the matrix; converts;
+//                                                   transposed(view) swaps the two axes
+//   load_rows(t, view, rows, j)                     gather: row r of t is row rows[r] of the view, which must exist;
+//                                                   transposed(view): column r of t is row rows[r] of the view
+//   store(view, [n,] i, j, t)                       masked, converts (round to nearest even); transposed(view) too
+//   store_rows(view, rows, j, t)                    scatter of rows; rows[r] < 0 is skipped
+//   store_column(view, n, i, column)                view[n][i * R + r] = column[r]
+//   scatter(view, i, place, keep, t)                t to column place - 1 of its row where keep is not zero
+//   accumulate(view, [n,] i, j, t)                  atomic add of floats, masked; the order is not fixed
+//   arrive(counter)                                 adds one, returns the old value: what this block stored before is
+//                                                   visible to the block that sees a later value, which may then load it
+// Arithmetic
+//   fill(t, value)
+//   product(acc, left, right)                       acc += left * right; acc float (int for 8-bit integers)
+//   as_left(left, t)                                accumulator to operand
+//   load(w, panels, g, j); unpack<Plane>(operand, w, codec)     packed words, one plane of codes at a time
+//   map(f, out, in...)                              out = f(in...) element by element, broadcasting rows and columns;
+//                                                   row_index{} and column_index{} stand for coordinates in the tile
+//   row_max(column, t), row_sum(column, t)          reduce each row; column_max(row, t), column_sum(row, t) each column
+//   row_scan(out, t)                                inclusive running sum along each row, of ints
+//
+// Values: what `f` in a map sees. `V` is a SIMD pack (host) or a whole tile (cuda_tile); both have
+//   + - * / on V and scalars, < <= > >= ==, && || !, & | ^ << >> % on integers, and by argument-dependent
+//   lookup: exp2 log2 sqrt rsqrt tanh erf sin cos abs floor max min where(mask, a, b) over(a, b) fma(a, b, c)
+//   to_float to_int float_bits bits_float lookup(p, index, n). Say over(x, y) for a quotient that need not be
+//   exact to the last bit: x / y is a subroutine on a GPU.
+//   A closure given to map captures values: never references, never `this`.
+#pragma once
+#include <smalti/core/version.hpp>
+#include <smalti/core/view.hpp>
+
+namespace smalti::inline SMALTI_CODE {
+
+// Arguments of map: the coordinates inside the tile. Types, not variables: tile code cannot use a
+// namespace-scope variable, not even a constexpr one.
+struct row_index {};
+struct column_index {};
+
+template <class Block, class T, int R, int C> using tile = typename Block::template tile<T, R, C>;
+template <class Block, class T, int R> using column = typename Block::template column<T, R>;
+template <class Block, class T, int C> using row = typename Block::template row<T, C>;
+template <class Block, class T, int R, int K> using left = typename Block::template left<T, R, K>;
+template <class Block, class T, int K, int N> using right = typename Block::template right<T, K, N>;
+template <class Block, int N, int Words> using words = typename Block::template words<N, Words>;
+
+}  // namespace smalti::inline SMALTI_CODE

@@ -1,0 +1,344 @@
+// Verb conformance, arithmetic: fill, product, as_left, unpack, map and its values, reductions, scans.
+#include "conformance.hpp"
+
+#include <smalti/policy/codec.hpp>
+
+using namespace conformance;
+
+namespace {
+
+// C = A B over several steps of k: ragged M, N, K; B as rows of k or as columns
+template <class S, class T, class Sum, int Step, bool Transposed> struct multiply {
+  static constexpr int M = 16, N = 32, K = 64;
+  struct arguments {
+    view<const S, Step> a, b;
+    view<Sum, 1> c;
+    int k;
+  } x;
+  static constexpr int occupancy = 1, cluster = 1;
+  static constexpr grid blocks(const arguments& x) { return {ceil_div(x.c.rows, M), ceil_div(x.c.cols, N), 1}; }
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    tile<Block, Sum, M, N> acc;
+    block.fill(acc, Sum(3));                                   // a product adds
+    for (int step : block.steps(0, ceil_div(x.k, K))) {
+      left<Block, T, M, K> a;
+      right<Block, T, K, N> b;
+      block.load(a, x.a, block.x(), step);
+      if constexpr (Transposed) block.load(b, transposed(x.b), step, block.y());
+      else block.load(b, x.b, step, block.y());
+      block.product(acc, a, b);
+    }
+    block.store(x.c, block.x(), block.y(), acc);
+  }
+};
+
+// as_left: (A B) C with the inner product rounded to T
+template <class T> struct twice {
+  static constexpr int N = 32;
+  struct arguments {
+    view<const T> a, b;
+    view<float, 1> c;
+  } x;
+  static constexpr int occupancy = 1, cluster = 1;
+  static constexpr grid blocks(const arguments&) { return {}; }
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    left<Block, T, N, N> a, p;
+    right<Block, T, N, N> b;
+    tile<Block, float, N, N> acc;
+    block.load(a, x.a, 0, 0);
+    block.load(b, x.b, 0, 0);
+    block.fill(acc, 0.0f);
+    block.product(acc, a, b);
+    block.map([](auto v) { return v * 1.001f; }, acc, acc);    // no longer an integer: as_left rounds it
+    block.as_left(p, acc);
+    block.fill(acc, 0.0f);
+    block.product(acc, p, b);
+    block.store(x.c, 0, 0, acc);
+  }
+};
+
+struct unpacked {
+  static constexpr int M = 16, N = 32, W = 16;                 // a group of 128
+  using codec = policy::int4_symmetric<128>;
+  struct arguments {
+    view<const bf16> a;
+    stack<const std::uint32_t> codes;
+    view<float, 1> c;
+  } x;
+  static constexpr int occupancy = 1, cluster = 1;
+  static constexpr grid blocks(const arguments&) { return {}; }
+  template <int Plane, class Block, class Acc, class Words> SMALTI_HD void plane(Block& block, Acc& acc, const Words& w) const {
+    left<Block, bf16, M, 32> a;
+    right<Block, bf16, 32, N> b;
+    block.load(a, x.a, 0, Plane);
+    block.template unpack<Plane>(b, w, codec{});
+    block.product(acc, a, b);
+  }
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    words<Block, N, W> w;
+    tile<Block, float, M, N> acc;
+    block.load(w, x.codes, 0, 0);
+    block.fill(acc, 0.0f);
+    plane<0>(block, acc, w);
+    plane<1>(block, acc, w);
+    plane<2>(block, acc, w);
+    plane<3>(block, acc, w);
+    block.store(x.c, 0, 0, acc);
+  }
+};
+
+struct reductions {
+  static constexpr int R = 16, C = 64;
+  struct arguments {
+    view<const float, 1> from;
+    view<float, 1> down, across;      // max and sum of rows as columns; max and sum of columns as rows
+    view<int, 1> scan, most;
+  } x;
+  static constexpr int occupancy = 1, cluster = 1;
+  static constexpr grid blocks(const arguments&) { return {}; }
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    tile<Block, float, R, C> t;
+    tile<Block, int, R, C> n, running;
+    column<Block, float, R> high, total;
+    row<Block, float, C> tall, sum;
+    column<Block, int, R> top;
+    block.load(t, x.from, 0, 0);
+    block.row_max(high, t);
+    block.row_sum(total, t);
+    block.column_max(tall, t);
+    block.column_sum(sum, t);
+    block.store(x.down, 0, 0, high);
+    block.store(x.down, 0, 1, total);
+    block.store(x.across, 0, 0, tall);
+    block.store(x.across, 1, 0, sum);
+    block.map([](auto v) { return to_int(v); }, n, t);
+    block.row_scan(running, n);
+    block.store(x.scan, 0, 0, running);
+    block.row_max(top, n);
+    block.store(x.most, 0, 0, top);
+  }
+};
+
+// F over float inputs, result float
+template <class F> struct mapped {
+  static constexpr int R = 16, C = 32;
+  struct arguments {
+    view<const float> a, b;
+    view<float> to;
+    const float* table;
+    int n;
+  } x;
+  static constexpr int occupancy = 1, cluster = 1;
+  static constexpr grid blocks(const arguments& x) { return {ceil_div(x.to.rows, R), ceil_div(x.to.cols, C), 1}; }
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    tile<Block, float, R, C> a, b, out;
+    block.load(a, x.a, block.x(), block.y());
+    block.load(b, x.b, block.x(), block.y());
+    block.map([table = x.table, n = x.n, i = block.x(), j = block.y(), source = x.a](auto p, auto q, auto r, auto c) {
+      return F{}(p, q, r + i * R, c + j * C, table, n, source);
+    }, out, a, b, row_index{}, column_index{});
+    block.store(x.to, block.x(), block.y(), out);
+  }
+};
+
+double bits(double a) {
+  float f = float(a);
+  std::uint32_t u;
+  std::memcpy(&u, &f, 4);
+  u = (u & 0x7fff0000) | 0x00010000;
+  std::memcpy(&f, &u, 4);
+  return f;
+}
+double at(const float* table, int i, int n) { return i >= 0 && i < n ? table[i] : 0; }
+
+#define SMALTI_WORD(name, expression, expected)                                                                       \
+  struct name {                                                                                                       \
+    template <class P, class Q, class R, class C, class V>                                                            \
+    SMALTI_HD auto operator()([[maybe_unused]] P a, [[maybe_unused]] Q b, [[maybe_unused]] R r, [[maybe_unused]] C c, \
+                              [[maybe_unused]] const float* table, [[maybe_unused]] int n, [[maybe_unused]] V view) const { return expression; }       \
+    static double want([[maybe_unused]] double a, [[maybe_unused]] double b, [[maybe_unused]] int r, [[maybe_unused]] int c,                       \
+                       [[maybe_unused]] const float* table, [[maybe_unused]] int n) { return expected; }              \
+  };
+SMALTI_WORD(word_add, a + b * 2.0f - 1.0f, float(float(a + b * 2) - 1))
+SMALTI_WORD(word_negate, -a * 1.5f, -a * 1.5)
+SMALTI_WORD(word_divide, a / b, float(a / b))
+SMALTI_WORD(word_over, over(a, b), a / b)
+SMALTI_WORD(word_fma, fma(a, b, 0.25f), a* b + 0.25)
+SMALTI_WORD(word_max, max(a, b) + max(a, 0.5f), float(std::max(a, b) + std::max(a, 0.5)))
+SMALTI_WORD(word_min, min(a, b) + min(a, 0.5f), float(std::min(a, b) + std::min(a, 0.5)))
+SMALTI_WORD(word_abs, abs(a), std::abs(a))
+SMALTI_WORD(word_floor, floor(a), std::floor(a))
+SMALTI_WORD(word_where, where(a < b && !(b > 3.0f), a, where(a >= 2.0f || a == b, 7.0f, b)), (a < b && !(b > 3) ? a : a >= 2 || a == b ? 7 : b))
+SMALTI_WORD(word_index, to_float(r * 64 + c % 5), r * 64 + c % 5)
+SMALTI_WORD(word_bits, bits_float((float_bits(a) & 0x7fff0000) | 0x00010000), bits(a))
+SMALTI_WORD(word_ints, to_float(((to_int(a) << 3) ^ (r & 5)) >> 1) + to_float(min(r, 7) + max(c, 9) - c / 3), ((int(a) * 8) ^ (r & 5)) / 2 + (((int(a) * 8) ^ (r & 5)) < 0 && ((int(a) * 8) ^ (r & 5)) % 2 ? -1 : 0) + std::min(r, 7) + std::max(c, 9) - c / 3)
+SMALTI_WORD(word_lookup, lookup(table, c - 4, n) + lookup(table, r, n) * 10.0f + lookup(table, (r * 7 + c * 3) % 50, n) * 100.0f, at(table, c - 4, n) + at(table, r, n) * 10 + at(table, (r * 7 + c * 3) % 50, n) * 100)
+SMALTI_WORD(word_lookup_view, lookup(view, r, c) - lookup(view, r + 1, c + 1) * 0.0f, a)
+SMALTI_WORD(word_exp2, exp2(a), std::exp2(a))
+SMALTI_WORD(word_log2, log2(abs(a) + 1.0f), std::log2(std::abs(a) + 1))
+SMALTI_WORD(word_sqrt, sqrt(abs(a)), std::sqrt(std::abs(a)))
+SMALTI_WORD(word_rsqrt, rsqrt(abs(a) + 0.5f), 1 / std::sqrt(std::abs(a) + 0.5))
+SMALTI_WORD(word_tanh, tanh(a), std::tanh(a))
+SMALTI_WORD(word_erf, erf(a), std::erf(a))
+SMALTI_WORD(word_sin, sin(a), std::sin(a))
+SMALTI_WORD(word_cos, cos(a), std::cos(a))
+
+// relative: of the device against the host; own: of the host against the double function (absolute below 1)
+template <class Word> void word(record& r, const char* name, double own, double relative) {
+  const int rows = 48, cols = 64, n = 40;
+  test::array<float> a(rows * cols), b(rows * cols), to(rows * cols), table(n);
+  std::mt19937 generator(seed);
+  for (float& v : a) v = float(int(generator() % 1025) - 512) / 128;          // multiples of 2^-7 in [-4, 4]
+  for (float& v : b) v = float(int(generator() % 64) + 1) / 16;
+  for (float& v : table) v = float(int(generator() % 9));
+  run(mapped<Word>{{{a.data(), rows, cols, cols}, {b.data(), rows, cols, cols}, {to.data(), rows, cols, cols}, table.data(), n}});
+  for (int i = 0; i < rows; ++i)
+    for (int j = 0; j < cols; ++j) {
+      const double want = Word::want(a[i * cols + j], b[i * cols + j], i, j, table.data(), n);
+      CAPTURE(name, i, j, a[i * cols + j], b[i * cols + j], want, to[i * cols + j]);
+      if (!(std::abs(to[i * cols + j] - want) <= own * std::max(1.0, std::abs(want)))) REQUIRE(to[i * cols + j] == want);
+    }
+  r.keep(name, to, relative);
+}
+
+template <class S, class T, class Sum, int Step, bool Transposed> void product_case(record& r, int m, int n, int k) {
+  const int lda = (k + 15) / 16 * 16 + 16, ldb = ((Transposed ? k : n) + 15) / 16 * 16 + 16;
+  const int limit = std::is_same_v<S, std::int8_t> ? 128 : 4;
+  const auto a = integers<S>(std::size_t(m) * lda, limit), b = integers<S>(std::size_t(Transposed ? n : k) * ldb, limit);
+  test::array<Sum> c(std::size_t(m) * n);
+  run(multiply<S, T, Sum, Step, Transposed>{{{a.data(), m, k, lda}, {b.data(), Transposed ? n : k, Transposed ? k : n, ldb}, {c.data(), m, n, n}, k}});
+  for (int i = 0; i < m; ++i)
+    for (int j = 0; j < n; ++j) {
+      double want = 3;
+      for (int p = 0; p < k; ++p) want += test::value(a[i * lda + p]) * test::value(Transposed ? b[j * ldb + p] : b[p * ldb + j]);
+      if (double(c[i * n + j]) != want) {
+        CAPTURE(type_name<S>(), i, j, m, n, k);
+        REQUIRE(double(c[i * n + j]) == want);
+      }
+    }
+  r.keep(std::string("product ") + type_name<S>() + " step " + std::to_string(Step) + (Transposed ? " transposed " : " ") + std::to_string(m) + "x" + std::to_string(n) + "x" + std::to_string(k), c);
+}
+template <class S, class T, class Sum> void product_cases(record& r) {
+  for (auto [m, n, k] : {std::tuple{1, 1, 1}, {16, 32, 64}, {17, 33, 65}, {40, 70, 130}, {5, 100, 31}}) {
+    product_case<S, T, Sum, 1, false>(r, m, n, k);
+    product_case<S, T, Sum, 1, true>(r, m, n, k);
+  }
+  product_case<S, T, Sum, step_of<S>, true>(r, 33, 48, 112);
+  product_case<S, T, Sum, step_of<S>, false>(r, 33, 48, 112);
+}
+
+}  // namespace
+
+TEST_CASE("arithmetic words", "[tile][conformance]") {
+  static record r("verb_arithmetic.bin");   // sections run one by one, and all go into one file
+  SECTION("product") {
+    product_cases<bf16, bf16, float>(r);
+    product_cases<fp16, fp16, float>(r);
+    product_cases<float, tf32, float>(r);
+    product_cases<std::int8_t, std::int8_t, int>(r);
+    product_cases<fp8_e4m3, bf16, float>(r);
+    product_cases<fp8_e5m2, bf16, float>(r);
+  }
+  SECTION("as_left") {
+    const auto inner = [&]<class T>(T, double unit) {
+      const auto a = integers<T>(32 * 32), b = integers<T>(32 * 32);
+      test::array<float> c(32 * 32);
+      run(twice<T>{{{a.data(), 32, 32, 32}, {b.data(), 32, 32, 32}, {c.data(), 32, 32, 32}}});
+      for (int i = 0; i < 32; ++i)
+        for (int j = 0; j < 32; ++j) {
+          double want = 0, size = 0;
+          for (int q = 0; q < 32; ++q) {
+            float p = 0;
+            for (int e = 0; e < 32; ++e) p += to_float(a[i * 32 + e]) * to_float(b[e * 32 + q]);
+            const double t = double(to_float(narrow<T>(p * 1.001f))) * to_float(b[q * 32 + j]);
+            want += t, size += std::abs(t);
+          }
+          REQUIRE(std::abs(c[i * 32 + j] - want) <= unit * size);
+        }
+      r.keep(std::string("as_left ") + type_name<T>(), c, 1e-5);
+    };
+    inner(bf16{}, 40 * 0x1p-24);
+    inner(fp16{}, 40 * 0x1p-24);
+  }
+  SECTION("unpack") {
+    const int m = 16, n = 32, k = 128;
+    const auto a = integers<bf16>(m * k);
+    std::vector<int> code(n * k);
+    std::mt19937 generator(seed);
+    for (int& c : code) c = int(generator() % 16);
+    test::array<std::uint32_t> words(16 * n);
+    test::array<float> c(m * n);
+    for (auto& w : words) w = 0;
+#if defined(__CUDACC__)
+    const auto place = [](int j, int w) { return j * 16 + w; };
+    const stack<const std::uint32_t> codes{words.data(), 1, n, 16, 0, 16};
+#else
+    const auto place = [](int j, int w) { return w * n + j; };
+    const stack<const std::uint32_t> codes{words.data(), 1, 16, n, 16 * n, n};
+#endif
+    for (int j = 0; j < n; ++j)
+      for (int p = 0; p < k; ++p) words[place(j, p % 32 / 2)] |= std::uint32_t(code[j * k + p]) << (16 * (p % 2) + 4 * (p / 32));
+    run(unpacked{{{a.data(), m, k, k}, codes, {c.data(), m, n, n}}});
+    for (int i = 0; i < m; ++i)
+      for (int j = 0; j < n; ++j) {
+        double want = 0;
+        for (int p = 0; p < k; ++p) want += test::value(a[i * k + p]) * (code[j * k + p] - 8);
+        REQUIRE(c[i * n + j] == want);
+      }
+    r.keep("unpack", c);
+  }
+  SECTION("reductions") {
+    const auto from = integers<float>(16 * 64, 100);
+    test::array<float> down(16 * 2), across(2 * 64);
+    test::array<int> scan(16 * 64), most(16);
+    run(reductions{{{from.data(), 16, 64, 64}, {down.data(), 16, 2, 2}, {across.data(), 2, 64, 64}, {scan.data(), 16, 64, 64}, {most.data(), 16, 1, 1}}});
+    for (int i = 0; i < 16; ++i) {
+      float high = -1e9f, total = 0;
+      for (int j = 0; j < 64; ++j) {
+        high = std::max(high, from[i * 64 + j]);
+        total += from[i * 64 + j];
+        REQUIRE(scan[i * 64 + j] == int(total));
+      }
+      REQUIRE(down[i * 2] == high);
+      REQUIRE(down[i * 2 + 1] == total);
+      REQUIRE(most[i] == int(high));
+    }
+    for (int j = 0; j < 64; ++j) {
+      float high = -1e9f, total = 0;
+      for (int i = 0; i < 16; ++i) high = std::max(high, from[i * 64 + j]), total += from[i * 64 + j];
+      REQUIRE(across[j] == high);
+      REQUIRE(across[64 + j] == total);
+    }
+    r.keep("row_max, row_sum", down);
+    r.keep("column_max, column_sum", across);
+    r.keep("row_scan", scan);
+    r.keep("row_max of ints", most);
+  }
+  SECTION("values that promise bits") {
+    word<word_add>(r, "add", 0, 0);
+    word<word_negate>(r, "negate", 0, 0);
+    word<word_divide>(r, "divide", 0, 0);
+    word<word_fma>(r, "fma", 0x1p-24, 0);
+    word<word_max>(r, "max", 0, 0);
+    word<word_min>(r, "min", 0, 0);
+    word<word_abs>(r, "abs", 0, 0);
+    word<word_floor>(r, "floor", 0, 0);
+    word<word_where>(r, "where", 0, 0);
+    word<word_index>(r, "index", 0, 0);
+    word<word_bits>(r, "bits", 0, 0);
+    word<word_ints>(r, "ints", 0, 0);
+    word<word_lookup>(r, "lookup", 0, 0);
+    word<word_lookup_view>(r, "lookup in a view", 0, 0);
+  }
+  SECTION("values with an error") {
+    word<word_over>(r, "over", 0x1p-22, 0x1p-20);
+    word<word_exp2>(r, "exp2", 0x1p-21, 0x1p-20);
+    word<word_log2>(r, "log2", 0x1p-21, 0x1p-20);
+    word<word_sqrt>(r, "sqrt", 0x1p-23, 0x1p-20);
+    word<word_rsqrt>(r, "rsqrt", 0x1p-22, 0x1p-20);
+    word<word_tanh>(r, "tanh", 0x1p-21, 0x1p-10);
+    word<word_erf>(r, "erf", 0x1p-21, 0x1p-18);
+    word<word_sin>(r, "sin", 0x1p-21, 0x1p-18);
+    word<word_cos>(r, "cos", 0x1p-21, 0x1p-18);
+  }
+}
