@@ -12,18 +12,18 @@ using namespace smalti;
 using layer = gemm::dense<bf16, bf16, float, policy::chain<policy::bias<float>, policy::silu>>;
 
 // c = silu(a w' + bias). By rows: a is tokens x inputs, w is outputs x inputs, c is tokens x outputs.
-status forward(const std::vector<bf16>& a, const std::vector<bf16>& w, const std::vector<float>& bias, std::vector<float>& c,
-               int tokens, int inputs, int outputs) {
-  const host_context context{};                          // all threads
+status forward(const std::vector<bf16>& a, const std::vector<bf16>& w, const std::vector<float>& bias, std::vector<float>& c, int tokens,
+               int inputs, int outputs) {
+  const host_context context{};  // all threads
   const layer::args x{
-      .a = {a.data(), tokens, inputs, inputs},           // address, rows, columns, elements from row to row
+      .a = {a.data(), tokens, inputs, inputs},  // address, rows, columns, elements from row to row
       .b = {w.data(), outputs, inputs, inputs},
       .c = {c.data(), tokens, outputs, outputs},
-      .epilogue = {{bias.data(), outputs}, {}},          // of the bias; silu has no members
+      .epilogue = {{bias.data(), outputs}, {}},  // of the bias; silu has no members
   };
-  workspace_pool pool(context);                          // or memory of your own: layer never allocates
+  workspace_pool pool(context);  // or memory of your own: layer never allocates
   if (const status bad = pool.reserve(layer::workspace_bytes(context, x)); !bad) return bad;
-  return layer::run(context, x, pool.memory());          // checks first: a refusal names the argument
+  return layer::run(context, x, pool.memory());  // checks first: a refusal names the argument
 }
 // [first gemm]
 

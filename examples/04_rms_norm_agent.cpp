@@ -15,7 +15,7 @@ using namespace smalti;
 // [agent]
 struct rms_norm_arguments {
   view<const bf16> x;
-  view<const float> gain;                                             // one row
+  view<const float> gain;  // one row
   view<bf16> y;
   float epsilon;
 };
@@ -31,7 +31,7 @@ template <int M, int N> struct rms_norm {
     tile<Block, float, M, N> t, squares;
     block.fill(squares, 0.0f);
     for (int j : block.steps(0, steps)) {
-      block.load(t, a.x, i, j);                                       // zero outside: adds nothing
+      block.load(t, a.x, i, j);  // zero outside: adds nothing
       block.map([](auto sum, auto v) { return sum + v * v; }, squares, squares, t);
     }
     column<Block, float, M> sum, scale;
@@ -41,8 +41,8 @@ template <int M, int N> struct rms_norm {
       row<Block, float, N> gain;
       block.load(t, a.x, i, j);
       block.load(gain, a.gain, 0, j);
-      block.map([](auto v, auto s, auto g) { return v * s * g; }, t, t, scale, gain);   // a column and a row broadcast
-      block.store(a.y, i, j, t);                                      // masked; rounds to bf16
+      block.map([](auto v, auto s, auto g) { return v * s * g; }, t, t, scale, gain);  // a column and a row broadcast
+      block.store(a.y, i, j, t);                                                       // masked; rounds to bf16
     }
   }
 };
@@ -61,13 +61,14 @@ int main() {
   std::vector<float> gain(cols);
   for (bf16& v : x) v = narrow<bf16>(float(random() % 2001) * 1e-3f - 1);
   for (float& v : gain) v = float(random() % 2001) * 1e-3f;
-  const rms_norm_arguments a{.x = {x.data(), rows, cols, cols}, .gain = {gain.data(), 1, cols, cols}, .y = {y.data(), rows, cols, cols}, .epsilon = 1e-5f};
+  const rms_norm_arguments a{
+      .x = {x.data(), rows, cols, cols}, .gain = {gain.data(), 1, cols, cols}, .y = {y.data(), rows, cols, cols}, .epsilon = 1e-5f};
 
   double worst = 0;
   std::vector<bf16> first;
-  for (std::uint64_t shuffle : {0, 1, 2}) {                           // blocks run in any order: the bits must not care
+  for (std::uint64_t shuffle : {0, 1, 2}) {  // blocks run in any order: the bits must not care
     // [launch]
-    const host_context context{.threads = 2, .shuffle = shuffle};     // 0: in order; else drawn from the number
+    const host_context context{.threads = 2, .shuffle = shuffle};  // 0: in order; else drawn from the number
     const status st = launch<rms_norm_kernel>(context, a);
     // [launch]
     if (!st) return std::printf("refused: %s\n", st.what), 1;
@@ -83,6 +84,7 @@ int main() {
       }
     }
   }
-  std::printf("rms_norm of %d x %d: error %.3f of its bound, the same bits in three orders of blocks%s\n", rows, cols, worst, worst <= 1 ? "" : "  WRONG");
+  std::printf("rms_norm of %d x %d: error %.3f of its bound, the same bits in three orders of blocks%s\n", rows, cols, worst,
+              worst <= 1 ? "" : "  WRONG");
   return !(worst <= 1);
 }

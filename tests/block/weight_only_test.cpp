@@ -1,5 +1,6 @@
 // The weight-only agent: four-bit codes in word planes, against a double oracle.
 #include <catch2/catch.hpp>
+#include <bit>
 #include <cmath>
 #include <vector>
 #include <smalti/block/gemm/weight_only.hpp>
@@ -14,8 +15,9 @@ namespace {
 constexpr unsigned seed = 11;
 
 template <int M, class Problem> struct kernel {
+  static constexpr int power_of_two = int(std::bit_floor(unsigned(M)));   // as a GPU's tile must be
   using arguments = typename Problem::arguments;
-  template <target T> using agent = gemm::weight_only_agent<T == target::host ? gemm::weight_only_tuning{M, 64} : gemm::weight_only_tuning{M, 128}, Problem>;
+  template <target T> using agent = gemm::weight_only_agent<T == target::host ? gemm::weight_only_tuning{M, 64} : gemm::weight_only_tuning{power_of_two, 128}, Problem>;
 };
 
 template <int Group, int M> void compare(int m, int n, int k) {

@@ -53,16 +53,17 @@ struct document_window {
     return lookup(document, k, n) == lookup(document, q, n) && k <= q && k > q - window;
   }
 };
-template <class Kv, class Mask, int Wide = 128> struct attend {
+// Without TMA a page as large as the key tile gains nothing over a gather, and having both forms spills: 32 keys there.
+template <class Kv, class Mask, int Wide = 128, int Old = 64> struct attend {
   using problem = attention::flash_problem<128, Kv, bf16, Mask>;
   using arguments = typename problem::arguments;
   static constexpr bool wide(target t) { return t == target::sm90 || t == target::sm100; }
-  template <target T> using agent = attention::flash_agent<attention::attention_tuning{wide(T) ? Wide : 64, 64}, problem>;
+  template <target T> using agent = attention::flash_agent<attention::attention_tuning{wide(T) ? Wide : 64, T == target::sm80 || T == target::sm89 ? Old : 64}, problem>;
 };
 using attention_causal = attend<attention::contiguous_kv<bf16>, policy::causal>;
 using attention_user_mask = attend<attention::contiguous_kv<bf16>, document_window, 64>;
 using attention_fp8 = attend<attention::contiguous_kv<fp8_e4m3>, policy::causal>;
-using attention_page64 = attend<attention::paged_kv<bf16, 64>, policy::causal>;
+using attention_page64 = attend<attention::paged_kv<bf16, 64>, policy::causal, 128, 32>;
 using attention_page16 = attend<attention::paged_kv<bf16, 16>, policy::causal>;
 
 }  // namespace kernels

@@ -139,17 +139,19 @@ private:
     int* arrived;
     std::size_t counters, bytes;
   };
+  // A block's strip of the right operand is wanted again by the next blocks of the same column.
+  template <class Context> static std::size_t panel_bytes(const Context& context, const args& x, const gemm_tuning& t) {
+    constexpr std::size_t packed = std::is_same_v<A, fp16> ? sizeof(float) : sizeof(A);   // the host holds fp16 as float
+    const bool swapped = t.b_left && Options::b == b_order::n_by_k;
+    if (swapped ? x.c.cols <= t.n : x.c.rows <= t.m) return 0;
+    return bytes_to_keep(base_of(context), std::size_t(round_up(x.a.cols, t.k)) * (swapped ? t.m : t.n) * (pairs && !swapped ? 2 : 1) * packed);
+  }
   template <gemm_regime Regime, class Context> static plan lay_out(const Context& context, const args& x, std::byte* base) {
     const gemm_tuning t = tuning_of(context, Regime);
     const std::size_t tiles = std::size_t(ceil_div(x.c.rows, t.m)) * ceil_div(x.c.cols, t.n) * x.batch.count;
     carver carve{base};
     plan p{};
-    // A block's strip of the right operand is wanted again by the next blocks of the same column.
-    const bool swapped = t.b_left && Options::b == b_order::n_by_k;
-    const bool again = swapped ? x.c.cols > t.n : x.c.rows > t.m;
-    constexpr std::size_t packed = std::is_same_v<A, fp16> ? sizeof(float) : sizeof(A);   // the host holds fp16 as float
-    const std::size_t strip = std::size_t(round_up(x.a.cols, t.k)) * (swapped ? t.m : t.n) * (pairs && !swapped ? 2 : 1) * packed;
-    const std::size_t panels = again ? bytes_to_keep(base_of(context), strip) : 0;
+    const std::size_t panels = panel_bytes(context, x, t);
     p.panels = {carve.take<std::byte>(panels), panels};
     if constexpr (Options::split_k) {
       p.partial = carve.take<typename problem<false>::sum>(tiles * t.m * t.n * (mutant(defect::workspace_for_one_split) ? 1 : x.splits) * (pairs ? 2 : 1));

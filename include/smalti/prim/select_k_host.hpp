@@ -160,8 +160,8 @@ template <class T, order Order> cut find_cut_by_radix(const T* row, std::int64_t
     int digit = 255;
     for (;; --digit) {
       const std::int64_t here = bins[0][digit] + bins[1][digit] + bins[2][digit] + bins[3][digit];
-      if (here >= k + (mutant(defect::radix_stops_late) ? 1 : 0)) break;
-      k -= here;
+      if (here >= k) break;
+      k -= mutant(defect::radix_forgets_better_bins) ? 0 : here;
     }
     prefix |= std::uint32_t(digit) << shift;
     mask |= std::uint32_t(255) << shift;

@@ -45,6 +45,7 @@ enum class defect : int {
   fill_stops_halfway,               //!< fill leaves the second half of a tile
   product_starts_anew,              //!< a product forgets what the accumulator held
   product_ignores_stride,           //!< a left operand is taken to be dense
+  product_loses_odd_k,              //!< the last k are lost that do not fill a word
   as_left_not_rounded,              //!< as_left keeps the bits that the operand's type does not have
   map_loses_last_pack,              //!< map stops before the last columns
   scan_is_exclusive,                //!< row_scan leaves out the element itself
@@ -160,7 +161,7 @@ enum class defect : int {
   nan_keeps_its_bits,               //!< NaN is ordered by its bits
   cut_takes_one_tie_more,           //!< one tie more is selected, and the last better element is not
   tie_lost,                         //!< the last of the selected ties is not
-  radix_stops_late,                 //!< a histogram's bin that holds just enough is passed over
+  radix_forgets_better_bins,        //!< a histogram counts down from k anew in every bin
   too_few_gathered_accepted,        //!< a sample that found too few elements is believed
   selection_not_sorted,             //!< best_first leaves the elements in the order of the row
   short_row_not_filled,             //!< the places that a short row leaves empty are not filled

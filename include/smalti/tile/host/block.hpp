@@ -73,13 +73,14 @@ struct block {
         t.live = mutant(defect::left_reads_all_rows) ? R : inside(m.rows, std::int64_t(i) * R, R);
         t.data = m.data + std::int64_t(i) * R * m.stride + std::int64_t(j) * K;
         t.stride = m.stride;
+        t.depth = K;
         return;
       }
     fill_left(t, inside(m.cols, std::int64_t(j) * K, K), [&](int r) { return address(m, std::int64_t(i) * R + r, std::int64_t(j) * K); });
   }
   template <class T, int R, int K, class S, int Step>
   static void load(left_panel<T, R, K>& t, const transposed_view<view<S, Step>>& m, int i, int j) {   // element by element: no agent's hot path
-    t.data = &t.own[0][0], t.stride = K, t.live = inside(m.of.cols, std::int64_t(i) * R, R);
+    t.data = &t.own[0][0], t.stride = K, t.live = inside(m.of.cols, std::int64_t(i) * R, R), t.depth = K;
     for (int r = 0; r < R; ++r)
       for (int k = 0; k < K; ++k) {
         const auto* p = address(m.of, std::int64_t(j) * K + k, std::int64_t(i) * R + r);
@@ -87,20 +88,25 @@ struct block {
       }
   }
   template <class T, int K, int N, class S, int Step> void load(right_panel<T, K, N>& t, const view<S, Step>& m, int i, int j) {
-    const int valid = inside(m.cols, std::int64_t(j) * N, N);
-    keep(t, m, i, j, 0, [&](auto& out) {
-      fill_right<typename right_panel<T, K, N>::storage, K, N, right_panel<T, K, N>::per_word>(
-          out, valid, [&](int r) { return address(m, std::int64_t(i) * K + r, std::int64_t(j) * N); });
-    });
-    t.live = valid;
+    using panel = right_panel<T, K, N>;
+    own(t);
+    const int depth = inside(m.rows, std::int64_t(i) * K, K), valid = inside(m.cols, std::int64_t(j) * N, N);
+    const auto pack = [&](typename panel::array& out) {
+      fill_right<panel>(out, depth, valid, [&](int r) { return address(m, std::int64_t(i) * K + r, std::int64_t(j) * N); });
+    };
+    if (!keep(t, m, i, j, 0, pack)) pack(t.own);
+    t.live = valid, t.depth = depth;
   }
   template <class T, int K, int N, class S, int Step>
   void load(right_panel<T, K, N>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
-    keep(t, m.of, i, j, 1, [&](auto& out) {
-      fill_right_transposed<typename right_panel<T, K, N>::storage, K, N, right_panel<T, K, N>::per_word>(
-          out, inside(m.of.cols, std::int64_t(i) * K, K), [&](int n) { return address(m.of, std::int64_t(j) * N + n, std::int64_t(i) * K); });
-    });
-    t.live = inside(m.of.rows, std::int64_t(j) * N, N);
+    using panel = right_panel<T, K, N>;
+    own(t);
+    const int depth = inside(m.of.cols, std::int64_t(i) * K, K), valid = inside(m.of.rows, std::int64_t(j) * N, N);
+    const auto pack = [&](typename panel::array& out) {
+      fill_right_transposed<panel>(out, valid, depth, [&](int n) { return address(m.of, std::int64_t(j) * N + n, std::int64_t(i) * K); });
+    };
+    if (!keep(t, m.of, i, j, 1, pack)) pack(t.own);
+    t.live = valid, t.depth = depth;
   }
   template <class T, int R, int K, class S, int Step, class Rows>
   static void load_rows(left_panel<T, R, K>& t, const view<S, Step>& m, const Rows& rows, int j) {
@@ -109,14 +115,16 @@ struct block {
   template <class T, int K, int N, class S, int Step, class Rows>
   static void load_rows(right_panel<T, K, N>& t, const view<S, Step>& m, const Rows& rows, int j) {
     own(t);
-    fill_right<typename right_panel<T, K, N>::storage, K, N, right_panel<T, K, N>::per_word>(
-        t.own, inside(m.cols, std::int64_t(j) * N, N), [&](int r) { return address(m, rows.v[r], std::int64_t(mutant(defect::gather_first_columns) ? 0 : j) * N); });
+    fill_right<right_panel<T, K, N>>(
+        t.own, K, inside(m.cols, std::int64_t(j) * N, N), [&](int r) { return address(m, rows.v[r], std::int64_t(mutant(defect::gather_first_columns) ? 0 : j) * N); });
+    t.live = inside(m.cols, std::int64_t(j) * N, N);
   }
   template <class T, int K, int N, class S, int Step, class Rows>
   static void load_rows(right_panel<T, K, N>& t, const transposed_view<view<S, Step>>& m, const Rows& rows, int i) {
     own(t);
-    fill_right_transposed<typename right_panel<T, K, N>::storage, K, N, right_panel<T, K, N>::per_word>(
-        t.own, inside(m.of.cols, std::int64_t(i) * K, K), [&](int n) { return address(m.of, rows.v[n], std::int64_t(mutant(defect::gather_turned_first_columns) ? 0 : i) * K); });
+    fill_right_transposed<right_panel<T, K, N>>(
+        t.own, N, inside(m.of.cols, std::int64_t(i) * K, K), [&](int n) { return address(m.of, rows.v[n], std::int64_t(mutant(defect::gather_turned_first_columns) ? 0 : i) * K); });
+    t.depth = inside(m.of.cols, std::int64_t(i) * K, K);
   }
 
   // ---- memory: plain tiles
@@ -153,8 +161,9 @@ struct block {
   }
 
   template <class S, int Step, class T, int R, int C> static void store(const view<S, Step>& m, int i, int j, const array_tile<T, R, C>& t) {
-    for (int r = 0; r < inside(m.rows, std::int64_t(i) * R, R); ++r)
-      if (S* p = address(m, std::int64_t(i) * R + r + (mutant(defect::store_one_row_late) ? 1 : 0), std::int64_t(j) * C)) put(p, t.v[r], inside(m.cols, std::int64_t(j) * C, C));
+    const int high = inside(m.rows, std::int64_t(i) * R, R), wide = inside(m.cols, std::int64_t(j) * C, C);
+    for (int r = 0; r < high; ++r)
+      if (S* p = address(m, std::int64_t(i) * R + r + (mutant(defect::store_one_row_late) ? 1 : 0), std::int64_t(j) * C)) put(p, t.v[r], wide);
   }
   template <class S, int Step, class T, int R, int C>
   static void store(const transposed_view<view<S, Step>>& m, int i, int j, const array_tile<T, R, C>& t) {
@@ -216,10 +225,14 @@ struct block {
     static_assert(std::is_same_v<Acc, std::conditional_t<std::is_same_v<T, std::int8_t>, int, float>>,
                   "smalti: 8-bit integers are summed in int, everything else in float");
     if (mutant(defect::product_starts_anew)) fill(acc, Acc{});
-    dot(&acc.v[0][0], N, a.data, mutant(defect::product_ignores_stride) ? K : a.stride, b.data, N, a.live, N, K);
+    const std::int64_t stride = mutant(defect::product_ignores_stride) ? K : a.stride;
+    constexpr int word = right_panel<U, K, N>::per_word;
+    const int depth = a.depth < b.depth ? a.depth : b.depth;
+    dot(&acc.v[0][0], N, a.data, stride, b.data, N, a.live, round_up(b.live, lane_count),
+        mutant(defect::product_loses_odd_k) ? depth / word * word : round_up(depth, word));
   }
   template <class T, int R, int K> static void as_left(left_panel<T, R, K>& a, const array_tile<float, R, K>& t) {
-    a.data = &a.own[0][0], a.stride = K, a.live = R;
+    a.data = &a.own[0][0], a.stride = K, a.live = R, a.depth = K;
     for (int r = 0; r < R; ++r)
       for (int k = 0; k < K; k += lane_count) write(&a.own[r][k], mutant(defect::as_left_not_rounded) ? read(&t.v[r][k]) : rounded_as<T>(read(&t.v[r][k])));
   }
@@ -253,39 +266,38 @@ struct block {
   template <int Plane, class Codec, int N, int Words, class T>
   static void unpack(right_panel<T, 2 * Words, N>& b, const packed_words<N, Words>& w, Codec codec) {
     own(b);
-    unpack_nibbles<Plane, N, Words>(&b.own[0][0][0], w.data + (mutant(defect::unpack_one_word_late) ? w.stride : 0), w.stride, codec);
+    unpack_nibbles<Plane, right_panel<T, 2 * Words, N>>(b.own, w.data + (mutant(defect::unpack_one_word_late) ? w.stride : 0), w.stride, codec);
   }
 
 private:
   template <class T, int K, int N> static void own(right_panel<T, K, N>& t) {
     t.drop();
     t.data = &t.own[0][0][0];
-    t.live = N;
+    t.live = N, t.depth = K;
   }
-  // A panel of memory that nobody writes during the launch is packed once and found again.
-  template <class T, int K, int N, class S, int Step, class Pack>
-  void keep(right_panel<T, K, N>& t, const view<S, Step>& m, int i, int j, int form, Pack pack) {
-    own(t);
+  // A panel of memory that nobody writes during the launch is packed once and found again. False where there is no
+  // room to keep it.
+  template <class Panel, class S, int Step, class Pack>
+  bool keep(Panel& t, const view<S, Step>& m, int i, int j, int form, Pack pack) {
     if constexpr (std::is_const_v<S>)
       if (store_of_panels != nullptr) {
-        using array = decltype(t.own);
         const panel_store::key key{mutant(defect::panel_key_without_matrix) ? nullptr : m.data, m.rows, m.cols, m.stride,
                                    mutant(defect::panel_key_without_step) ? 0 : i,
                                    mutant(defect::panel_key_without_strip) ? 0 : j,
-                                   ((mutant(defect::panel_key_without_form) ? 0 : form) * 1024 + K) * 1024 + N};
+                                   ((mutant(defect::panel_key_without_form) ? 0 : form) * 1024 + Panel::rows) * 4096 + Panel::cols};
         const std::byte* p = store_of_panels->find(key);
         if (p == nullptr) {
-          std::byte* room = store_of_panels->make(key, sizeof(array));
-          if (room != nullptr) pack(*reinterpret_cast<array*>(room));
+          std::byte* room = store_of_panels->make(key, sizeof(typename Panel::array));
+          if (room != nullptr) pack(*reinterpret_cast<typename Panel::array*>(room));
           p = room;
         }
         if (p != nullptr) {
-          t.data = reinterpret_cast<const typename right_panel<T, K, N>::storage*>(p);
+          t.data = reinterpret_cast<const typename Panel::storage*>(p);
           t.kept = store_of_panels;
-          return;
+          return true;
         }
       }
-    pack(t.own);
+    return false;
   }
   template <class T, class S> static T element(const S* p) {
     return p ? read(p, 1)[0] : T{};

@@ -24,57 +24,63 @@ template <class T, int R, int K, class Row> void fill_left(left_panel<T, R, K>& 
   t.data = &t.own[0][0];
   t.stride = K;
   t.live = 0;
+  t.depth = valid;
+  const int width = round_up(valid, lane_count) < K ? round_up(valid, lane_count) : K;
   for (int r = 0; r < R; ++r) {
     auto* p = row(r);
-    fetch(t.own[r], p, p ? valid : 0, K);
+    fetch(t.own[r], p, p ? valid : 0, width);
     if (p) t.live = r + (mutant(defect::left_loses_last_row) ? 0 : 1);
   }
 }
 
-//! Right panel from rows of K: `per_word` neighbouring rows are interleaved.
-template <class Storage, int K, int N, int PerWord, class Row>
-void fill_right(Storage (&out)[K / PerWord][N][PerWord], int valid, Row row) {
-  for (int k = 0; k < K; k += PerWord) {
-    if constexpr (PerWord == 1) {
+//! Right panel from rows of K: `per_word` neighbouring rows are interleaved. The first `depth` rows, `valid` elements
+//! of each; the rest of the words they fill is zero.
+template <class Panel, class Row> void fill_right(typename Panel::array& out, int depth, int valid, Row row) {
+  using storage = typename Panel::storage;
+  constexpr int per_word = Panel::per_word;
+  const int width = round_up(valid, lane_count);
+  for (int k = 0; k < depth; k += per_word) {
+    if constexpr (per_word == 1) {
       auto* p = row(k);
-      fetch(&out[k][0][0], p, p ? valid : 0, N);
+      fetch(Panel::at(out, k, 0), p, p ? valid : 0, width);
     } else {
-      alignas(64) Storage some[PerWord][N];
-      for (int h = 0; h < PerWord; ++h) {
-        auto* p = row(k + (mutant(defect::right_rows_swapped) ? PerWord - 1 - h : h));
-        fetch(some[h], p, p ? valid : 0, N);
+      alignas(64) storage some[per_word][Panel::cols];
+      for (int h = 0; h < per_word; ++h) {
+        auto* p = row(k + (mutant(defect::right_rows_swapped) ? per_word - 1 - h : h));
+        fetch(some[h], p, p ? valid : 0, width);
       }
-      if constexpr (PerWord == 2) interleave_pairs(&out[k / 2][0][0], some[0], some[1], N);
-      else interleave_quads(&out[k / 4][0][0], some[0], some[1], some[2], some[3], N);
+      if constexpr (per_word == 2) interleave_pairs(Panel::at(out, k, 0), some[0], some[1], width);
+      else interleave_quads(Panel::at(out, k, 0), some[0], some[1], some[2], some[3], width);
     }
   }
 }
 
-//! Right panel from columns: column n of the panel from column(n), `valid` of its K elements, the rest zero.
-//! Sixteen columns of 16 words at a time are transposed in registers.
-template <class Storage, int K, int N, int PerWord, class Column>
-void fill_right_transposed(Storage (&out)[K / PerWord][N][PerWord], int valid, Column column) {
-  constexpr int block = lane_count * PerWord;        // elements of one 16-word row
+//! Right panel from columns: the first `width` columns of the panel from column(n), `valid` of their K elements, the
+//! rest of the blocks they fill is zero. Sixteen columns of 16 words at a time are transposed in registers.
+template <class Panel, class Column> void fill_right_transposed(typename Panel::array& out, int width, int valid, Column column) {
+  using storage = typename Panel::storage;
+  constexpr int K = Panel::rows, block = lane_count * Panel::per_word;        // elements of one 16-word row
   static_assert(K % block == 0, "smalti: a transposed right operand is packed in blocks of 16 words of k: choose a larger k tile");
   using source = std::remove_cv_t<std::remove_pointer_t<decltype(column(0))>>;
-  for (int n = 0; n < N; n += lane_count) {
-    const Storage* from[lane_count];
-    alignas(64) Storage some[lane_count][K];
-    bool direct = std::is_same_v<source, Storage> && (valid == K || mutant(defect::right_columns_read_past_k));
+  const int depth = round_up(valid, block) < K ? round_up(valid, block) : K;
+  for (int n = 0; n < width; n += lane_count) {
+    const storage* from[lane_count];
+    alignas(64) storage some[lane_count][K];
+    bool direct = std::is_same_v<source, storage> && (valid == K || mutant(defect::right_columns_read_past_k));
     for (int i = 0; i < lane_count; ++i) direct = direct && column(n + i) != nullptr;
-    if constexpr (std::is_same_v<source, Storage>)
+    if constexpr (std::is_same_v<source, storage>)
       if (direct)
         for (int i = 0; i < lane_count; ++i) from[i] = column(n + i);
     if (!direct)
       for (int i = 0; i < lane_count; ++i) {
         auto* p = column(n + i);
-        fetch(some[i], p, p ? valid : 0, K);
+        fetch(some[i], p, p ? valid : 0, depth);
         from[i] = some[i];
       }
-    for (int k = 0; k < K; k += block) {
+    for (int k = 0; k < depth; k += block) {
       const void* rows[lane_count];
       for (int i = 0; i < lane_count; ++i) rows[i] = from[i] + k;
-      transpose_words(&out[k / PerWord][n][0], N, rows);
+      transpose_words(Panel::at(out, k, n), Panel::cols, rows);
     }
   }
 }

@@ -88,8 +88,7 @@ template <class T> inline ints narrow_code(floats x) {
   }
   const mask nan = magnitude > (mutant(defect::nan_rounds_away) ? 0x7fffffff : 0x7f800000);
   if constexpr (form::bias != 127)
-    code = where(code > (mutant(defect::overflow_wraps) ? 0x7fffffff : largest), overflowed,
-                 code);  // with float's own exponents the carry makes infinity
+    code = where(code > (mutant(defect::overflow_wraps) ? 0x7fffffff : largest), overflowed, code);  // bf16 and tf32: the carry does it
   if constexpr (form::at_top == top::nan_for_negative_zero) {
     code = where(nan, int(form::magnitude) + 1, where(code == 0, 0, code | sign));
   } else if constexpr (form::at_top == top::finite) {
@@ -113,6 +112,10 @@ template <class T>
 concept narrow_float = smalti::SMALTI_DATA::detail::signed_layout<T>;
 template <class T>
 concept narrow_int = std::same_as<T, std::int8_t> || std::same_as<T, std::uint8_t>;
+template <class T>
+concept any_float = std::same_as<T, float> || narrow_float<T>;
+template <class T>
+concept any_int = std::same_as<T, int> || narrow_int<T>;
 
 // ---- read: 16 elements from any address
 

@@ -100,7 +100,7 @@ private:
   entry table_[entries];
 };
 
-// `live` rows came from memory; the product skips the rest, which are zero.
+// `live` rows and `depth` columns came from memory; the product skips the rest, which count as zero.
 template <class T, int R, int K>
 struct left_panel {
   using element = T;
@@ -108,7 +108,7 @@ struct left_panel {
   static constexpr int rows = R, cols = K;
   const storage* data = nullptr;
   std::int64_t stride = K;
-  int live = R;
+  int live = R, depth = K;
   alignas(64) storage own[R][K];
   left_panel() {}                                  // `own` stays as it is: filling it would cost more than the product
   left_panel(const left_panel&) = delete;
@@ -121,9 +121,12 @@ struct right_panel {
   static constexpr int rows = K, cols = N, per_word = 4 / int(sizeof(storage));
   static_assert(K % per_word == 0 && N % lane_count == 0, "smalti: a right operand is packed in 32-bit words of rows and 16 columns");
   const storage* data = nullptr;
-  int live = N;                                    // columns that came from memory; the rest are zero
+  int live = N, depth = K;                         // columns and rows that came from memory; the rest count as zero
   panel_store* kept = nullptr;                     // where `data` lies, if not in `own`
-  alignas(64) storage own[K / per_word][N][per_word];
+  using array = storage[K / per_word][N][per_word];
+  alignas(64) array own;
+  //! The word of row k and column n, in an array of this panel.
+  static storage* at(array& out, int k, int n) { return &out[k / per_word][n][0]; }
   right_panel() {}
   right_panel(const right_panel&) = delete;
   ~right_panel() { drop(); }

@@ -33,7 +33,8 @@ inline std::int64_t shuffled(std::int64_t i, std::int64_t count, std::uint64_t s
     std::uint64_t a = x >> half, b = x & low;
     for (std::uint64_t round = 1; round <= 4; ++round) {
       std::uint64_t mixed = (b + seed * round) * 0x9e3779b97f4a7c15u;
-      mixed ^= mixed >> 31;
+      mixed = (mixed ^ mixed >> 29) * 0xbf58476d1ce4e5b9u;   // twice: after one product the low bits know little of the seed
+      mixed ^= mixed >> 32;
       const std::uint64_t next = (a ^ mixed) & low;
       a = b, b = next;
     }

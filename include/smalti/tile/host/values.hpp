@@ -349,7 +349,9 @@ concept float_like = std::same_as<A, floats> || std::same_as<A, float>;
 template <class A>
 concept int_like = std::convertible_to<A, ints> && !std::same_as<A, mask>;
 template <class A, class B>
-concept join_as_floats = (float_like<A> || float_like<B>)&&std::convertible_to<A, floats>&& std::convertible_to<B, floats>;
+concept either_float = float_like<A> || float_like<B>;
+template <class A, class B>
+concept join_as_floats = either_float<A, B> && std::convertible_to<A, floats> && std::convertible_to<B, floats>;
 template <class A, class B>
 concept join_as_ints = int_like<A> && int_like<B>;
 template <class A, class B> struct joined;  // the pack that holds both
