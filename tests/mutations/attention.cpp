@@ -21,7 +21,9 @@ template <class Problem> struct kernel {
 // Only keys near the query; says which keys that leaves and nothing about whole tiles.
 struct window {
   int width = 0;
-  constexpr policy::span keys(policy::span q, int length) const { return {std::min(std::max(q.first - width, 0), length), std::min(q.last, length)}; }
+  constexpr policy::span keys(policy::span q, int length) const {
+    return {std::min(std::max(q.first - width, 0), length), std::min(q.last, length)};
+  }
   constexpr policy::span whole(policy::span, int) const { return {0, 0}; }
   template <class Q, class K> auto visible(Q q, K k) const { return k <= q && k > q - width; }
 };
@@ -35,8 +37,13 @@ void compare(int q_len, int kv_len, const Kv& kv, const Mask& mask, Key key, Val
   for (const host_context& context : contexts()) {
     o.at.poison(), lse.at.poison();
     poison_stack();
-    const status st = launch<kernel<problem>>(context, {{q.at.data(), heads, q_len, d, q_len * d, d}, {o.at.data(), heads, q_len, d, q_len * d, d},
-                                                        lse.write(), heads / kv_heads, scale, kv, mask});
+    const status st = launch<kernel<problem>>(context, {{q.at.data(), heads, q_len, d, q_len * d, d},
+                                                        {o.at.data(), heads, q_len, d, q_len * d, d},
+                                                        lse.write(),
+                                                        heads / kv_heads,
+                                                        scale,
+                                                        kv,
+                                                        mask});
     expect(st.code == errc::ok, st.what);
     expect(o.intact() && lse.intact(), "attention stays inside");
     std::vector<double> w(kv_len);
@@ -64,15 +71,21 @@ void compare(int q_len, int kv_len, const Kv& kv, const Mask& mask, Key key, Val
 
 template <class T> void contiguous(int q_len, int kv_len, float k_scale, float v_scale) {
   const matrix<T> k(kv_heads, kv_len, d, d, 61), v(kv_heads, kv_len, d, d, 62);
-  const attention::contiguous_kv<T> kv{{k.at.data(), kv_heads, kv_len, d, kv_len * d, d}, {v.at.data(), kv_heads, kv_len, d, kv_len * d, d}, k_scale, v_scale};
+  const attention::contiguous_kv<T> kv{
+      {k.at.data(), kv_heads, kv_len, d, kv_len * d, d}, {v.at.data(), kv_heads, kv_len, d, kv_len * d, d}, k_scale, v_scale};
   const int shift = kv_len - q_len;
   const auto key = [&](int h, int j, int e) { return k_scale * k.get(h, j, e); };
   const auto val = [&](int h, int j, int e) { return v_scale * v.get(h, j, e); };
-  compare(q_len, kv_len, kv, policy::causal{shift}, key, val, [=](int i, int j) { return j <= i + shift; }, 0.1f, "causal attention");
+  compare(
+      q_len, kv_len, kv, policy::causal{shift}, key, val, [=](int i, int j) { return j <= i + shift; }, 0.1f, "causal attention");
   if constexpr (std::is_same_v<T, bf16>) {
-    compare(q_len, kv_len, kv, policy::full{}, key, val, [](int, int) { return true; }, 0.1f, "attention to every key");
-    compare(q_len, kv_len, kv, window{20}, key, val, [](int i, int j) { return j <= i && j > i - 20; }, 0.1f, "attention in a window");
-    compare(q_len, kv_len, kv, policy::causal{shift}, key, val, [=](int i, int j) { return j <= i + shift; }, 40.0f, "attention with extreme scores");
+    compare(
+        q_len, kv_len, kv, policy::full{}, key, val, [](int, int) { return true; }, 0.1f, "attention to every key");
+    compare(
+        q_len, kv_len, kv, window{20}, key, val, [](int i, int j) { return j <= i && j > i - 20; }, 0.1f, "attention in a window");
+    compare(
+        q_len, kv_len, kv, policy::causal{shift}, key, val, [=](int i, int j) { return j <= i + shift; }, 40.0f,
+        "attention with extreme scores");
   }
 }
 void contiguous_keys() {
@@ -88,9 +101,11 @@ void negative_scores() {
   for (int h = 0; h < kv_heads; ++h)
     for (int j = 0; j < kv_len; ++j)
       for (int e = 0; e < d; ++e) k(h, j, e) = element<bf16>(e == 0 ? 0.0 : -4 + j % 3 * 0.25);
-  const attention::contiguous_kv<bf16> kv{{k.at.data(), kv_heads, kv_len, d, kv_len * d, d}, {v.at.data(), kv_heads, kv_len, d, kv_len * d, d}};
-  compare(q_len, kv_len, kv, policy::full{}, [&](int h, int j, int e) { return k.get(h, j, e); }, [&](int h, int j, int e) { return v.get(h, j, e); },
-          [](int, int) { return true; }, 8.0f, "attention with scores far below zero");
+  const attention::contiguous_kv<bf16> kv{{k.at.data(), kv_heads, kv_len, d, kv_len * d, d},
+                                          {v.at.data(), kv_heads, kv_len, d, kv_len * d, d}};
+  compare(
+      q_len, kv_len, kv, policy::full{}, [&](int h, int j, int e) { return k.get(h, j, e); },
+      [&](int h, int j, int e) { return v.get(h, j, e); }, [](int, int) { return true; }, 8.0f, "attention with scores far below zero");
 }
 
 // What lies in free slots is NaN; entries of the table past the last page point far away.
@@ -107,9 +122,12 @@ template <int Page> void paged(int q_len, int kv_len) {
   const matrix<bf16> from(2, kv_len, width, width, 71);
   for (int t = 0; t < kv_len; ++t)
     for (int e = 0; e < width; ++e) k(table[t / Page], t % Page, e) = from(0, t, e), v(table[t / Page], t % Page, e) = from(1, t, e);
-  const attention::paged_kv<bf16, Page> kv{{k.at.data(), pool, Page, width, Page * width, width}, {v.at.data(), pool, Page, width, Page * width, width}, table.data(), kv_len};
-  compare(q_len, kv_len, kv, policy::causal{shift}, [&](int h, int j, int e) { return from.get(0, j, h * d + e); }, [&](int h, int j, int e) { return from.get(1, j, h * d + e); },
-          [=](int i, int j) { return j <= i + shift; }, 0.1f, "attention over pages");
+  const attention::paged_kv<bf16, Page> kv{
+      {k.at.data(), pool, Page, width, Page * width, width}, {v.at.data(), pool, Page, width, Page * width, width}, table.data(), kv_len};
+  compare(
+      q_len, kv_len, kv, policy::causal{shift}, [&](int h, int j, int e) { return from.get(0, j, h * d + e); },
+      [&](int h, int j, int e) { return from.get(1, j, h * d + e); }, [=](int i, int j) { return j <= i + shift; }, 0.1f,
+      "attention over pages");
 }
 void pages() {
   paged<16>(21, 77);
@@ -122,6 +140,8 @@ void pages() {
 
 namespace battery {
 std::vector<check> attention_checks() {
-  return {{"attention over contiguous keys", contiguous_keys}, {"attention with negative scores", negative_scores}, {"attention over pages", pages}};
+  return {{"attention over contiguous keys", contiguous_keys},
+          {"attention with negative scores", negative_scores},
+          {"attention over pages", pages}};
 }
 }  // namespace battery

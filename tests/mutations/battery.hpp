@@ -38,8 +38,9 @@ std::vector<check> prim_checks();
 
 //! `n` elements between two bands; every byte is 0xFF, which is NaN in every float type.
 template <class T> class memory {
-public:
-  explicit memory(std::size_t n, std::size_t band = 16384) : bytes_(n * sizeof(T)), all_(band + (bytes_ + 255) / 256 * 256 + band + 256, 0xFF) {
+ public:
+  explicit memory(std::size_t n, std::size_t band = 16384)
+      : bytes_(n * sizeof(T)), all_(band + (bytes_ + 255) / 256 * 256 + band + 256, 0xFF) {
     first_ = all_.data() + band;
     first_ += (256 - reinterpret_cast<std::uintptr_t>(first_) % 256) % 256;
   }
@@ -56,7 +57,7 @@ public:
     return true;
   }
 
-private:
+ private:
   std::size_t bytes_;
   std::vector<unsigned char> all_;
   unsigned char* first_;
@@ -76,7 +77,8 @@ template <class T> T element(double x) {
 template <class T> struct matrix {
   int count, rows, cols, stride;
   memory<T> at;
-  matrix(int count, int rows, int cols, int stride, unsigned seed = 0) : count(count), rows(rows), cols(cols), stride(stride), at(std::size_t(count) * rows * stride) {
+  matrix(int count, int rows, int cols, int stride, unsigned seed = 0)
+      : count(count), rows(rows), cols(cols), stride(stride), at(std::size_t(count) * rows * stride) {
     std::minstd_rand generator(seed + 1);
     if (seed != 0)
       for (int n = 0; n < count; ++n)

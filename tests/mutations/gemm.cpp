@@ -34,8 +34,15 @@ template <class A, class C, class Options> struct problem {
   matrix<C> c;
   std::vector<double> sum;
   problem(int m, int n, int k, int batch, int pairs = 1)
-      : m(m), n(n), k(k), batch(batch), pairs(pairs), a(batch, m, k, k + 5, 21), b(batch, by_rows ? n * pairs : k, by_rows ? k : n * pairs, (by_rows ? k : n * pairs) + 3, 22),
-        c(batch, m, n, n + 9), sum(std::size_t(batch) * m * n * pairs) {
+      : m(m),
+        n(n),
+        k(k),
+        batch(batch),
+        pairs(pairs),
+        a(batch, m, k, k + 5, 21),
+        b(batch, by_rows ? n * pairs : k, by_rows ? k : n * pairs, (by_rows ? k : n * pairs) + 3, 22),
+        c(batch, m, n, n + 9),
+        sum(std::size_t(batch) * m * n * pairs) {
     for (int s = 0; s < batch; ++s)
       for (int i = 0; i < m; ++i)
         for (int j = 0; j < n * pairs; ++j) {
@@ -70,7 +77,8 @@ template <class A, class C, class Options> struct problem {
 template <class A, class C, class Options, bool Left> void plain(int m, int n, int k, int batch, const char* what) {
   using op = gemm::dense<A, A, C, policy::chain<>, Options>;
   problem<A, C, Options> p(m, n, k, batch);
-  p.template run<op, Left>(p.template args<op>(), [&](int s, int i, int j) { return value(element<C>(p.at(s, i, j))); }, what);
+  p.template run<op, Left>(
+      p.template args<op>(), [&](int s, int i, int j) { return value(element<C>(p.at(s, i, j))); }, what);
 }
 void types() {
   plain<bf16, float, n_by_k, false>(37, 75, 151, 2, "bf16, B as N x K");
@@ -90,7 +98,7 @@ void edges() {
   for (int i = 0; i < n * k; ++i) b[i] = element<bf16>(i % 3);
   using op = gemm::dense<bf16, bf16, float, policy::chain<>, n_by_k>;
   const auto context = with_tuning<tiny<false>>(host_context{1});
-  for (const int depth : {64, k}) {   // used where it lies, and copied
+  for (const int depth : {64, k}) {  // used where it lies, and copied
     const op::args x{.a = {a.data() + k - depth, m, depth, k}, .b = {b.data() + k - depth, n, depth, k}, .c = {c.data(), m, n, n}};
     memory<std::byte> work(op::workspace_bytes(context, x));
     expect(op::run(context, x, {work.data(), work.bytes()}).code == errc::ok, "a product at the end of memory");
@@ -108,7 +116,9 @@ template <bool Left> void bias_and_rows() {
   const matrix<bf16> bias(1, 1, 75, 80, 32);
   auto x = p.template args<op>();
   x.epilogue = {{scale.at.data(), 37}, {{bias.at.data(), 75}, {{stream.read()}, {}}}};
-  p.template run<op, Left>(x, [&](int s, int i, int j) { return p.at(s, i, j) * scale.get(0, 0, i) + bias.get(0, 0, j) + stream.get(0, i, j); }, "an epilogue of rows and columns");
+  p.template run<op, Left>(
+      x, [&](int s, int i, int j) { return p.at(s, i, j) * scale.get(0, 0, i) + bias.get(0, 0, j) + stream.get(0, i, j); },
+      "an epilogue of rows and columns");
 }
 void epilogues() {
   bias_and_rows<false>();
@@ -121,7 +131,8 @@ template <bool Left, bool Split> void gated_pairs(int splits) {
   problem<bf16, float, options> p(21, 45, 300, 2, 2);
   auto x = p.template args<op>();
   x.splits = splits;
-  p.template run<op, Left>(x, [&](int s, int i, int j) { return std::max(p.at(s, i, j), 0.0) * p.at(s, i, j + 45); }, "a gated product");
+  p.template run<op, Left>(
+      x, [&](int s, int i, int j) { return std::max(p.at(s, i, j), 0.0) * p.at(s, i, j + 45); }, "a gated product");
 }
 void gated() {
   gated_pairs<false, false>(1);
@@ -131,11 +142,12 @@ void gated() {
 
 void split_k() {
   using op = gemm::dense<bf16, bf16, float, policy::chain<>, split_n_by_k>;
-  for (const int splits : {1, 3, 4}) {   // 5 steps of k: 3 splits take 2, 2 and 1; 4 take 2, 2, 1 and none
+  for (const int splits : {1, 3, 4}) {  // 5 steps of k: 3 splits take 2, 2 and 1; 4 take 2, 2, 1 and none
     problem<bf16, float, split_n_by_k> p(37, 75, 300, 2);
     auto x = p.args<op>();
     x.splits = splits;
-    p.run<op, false>(x, [&](int s, int i, int j) { return p.at(s, i, j); }, "split K");
+    p.run<op, false>(
+        x, [&](int s, int i, int j) { return p.at(s, i, j); }, "split K");
   }
   // Sums that depend on their order: the same bits whoever arrives last.
   problem<bf16, float, split_n_by_k> p(16, 32, 64 * 7, 1);
@@ -186,7 +198,8 @@ void refusals() {
   f.refused(errc::null_pointer, "null", [](auto& x) { x.b.data = nullptr; });
   f.refused(errc::null_pointer, "a null bias", [](auto& x) { x.epilogue.first.data = nullptr; });
   f.refused(errc::bad_shape, "a narrow stride", [](auto& x) { x.a.stride = 56; });
-  f.refused<narrow_rows>(errc::misaligned, "an odd address", [](auto& x) { x.a.data = reinterpret_cast<const bf16*>(reinterpret_cast<const char*>(x.a.data) + 1); });
+  f.refused<narrow_rows>(errc::misaligned, "an odd address",
+                         [](auto& x) { x.a.data = reinterpret_cast<const bf16*>(reinterpret_cast<const char*>(x.a.data) + 1); });
   f.refused(errc::misaligned, "an unaligned base", [](auto& x) { ++x.a.data; });
   f.refused(errc::misaligned, "an unaligned stride", [](auto& x) { x.a.stride = 65; });
   f.refused(errc::misaligned, "an unaligned width", [](auto& x) { x.a.cols = x.b.cols = 60; });
@@ -232,9 +245,13 @@ void weight_only() {
   std::memset(words.data(), 0, words.bytes());
   for (int j = 0; j < n; ++j)
     for (int c = 0; c < k; ++c)
-      words[(std::size_t(j / 32) * (k / 8) + c / 128 * 16 + c % 32 / 2) * 32 + j % 32] |= std::uint32_t(code[std::size_t(j) * k + c]) << (16 * (c % 2) + 4 * (c % 128 / 32));
+      words[(std::size_t(j / 32) * (k / 8) + c / 128 * 16 + c % 32 / 2) * 32 + j % 32] |= std::uint32_t(code[std::size_t(j) * k + c])
+                                                                                          << (16 * (c % 2) + 4 * (c % 128 / 32));
   using problem = gemm::weight_only_problem<policy::int4_symmetric<128>, float>;
-  const problem::arguments arguments{{x.at.data(), m, k, k}, {words.data(), strips, k / 8, 32, k / 8 * 32, 32}, {scales.at.data(), 3, n, n + 3}, {y.at.data(), m, n, n + 3}};
+  const problem::arguments arguments{{x.at.data(), m, k, k},
+                                     {words.data(), strips, k / 8, 32, k / 8 * 32, 32},
+                                     {scales.at.data(), 3, n, n + 3},
+                                     {y.at.data(), m, n, n + 3}};
   for (const host_context& context : contexts()) {
     y.at.poison();
     poison_stack();
@@ -253,7 +270,8 @@ void weight_only() {
 
 namespace battery {
 std::vector<check> gemm_checks() {
-  return {{"gemm types and layouts", types}, {"gemm epilogues", epilogues}, {"gemm gated pairs", gated}, {"gemm split K", split_k},
-          {"gemm refusals", refusals}, {"gemm weight-only", weight_only}, {"gemm at the end of memory", edges}};
+  return {{"gemm types and layouts", types},   {"gemm epilogues", epilogues}, {"gemm gated pairs", gated},
+          {"gemm split K", split_k},           {"gemm refusals", refusals},   {"gemm weight-only", weight_only},
+          {"gemm at the end of memory", edges}};
 }
 }  // namespace battery

@@ -58,9 +58,9 @@ template <class S> void rounding_to() {
   std::minstd_rand generator(3);
   for (int i = 0; i < 256; ++i) {
     const int kind = i % 4;
-    if (kind == 0) from[i] = std::ldexp(float(i + 256) + 0.5f, i % 8 - 8);                     // ties of bf16
-    else if (kind == 1) from[i] = std::ldexp(float(2048 + i) + 0.5f, i % 4 - 10);              // of fp16
-    else if (kind == 2) from[i] = float(i % 3 == 0 ? 1e30 : 70000.0 * (i - 128));              // above the narrow types
+    if (kind == 0) from[i] = std::ldexp(float(i + 256) + 0.5f, i % 8 - 8);         // ties of bf16
+    else if (kind == 1) from[i] = std::ldexp(float(2048 + i) + 0.5f, i % 4 - 10);  // of fp16
+    else if (kind == 2) from[i] = float(i % 3 == 0 ? 1e30 : 70000.0 * (i - 128));  // above the narrow types
     else from[i] = std::ldexp(float(generator() % 4096) - 2048, -6);
   }
   const std::uint32_t small_nan = 0x7f800001;
@@ -70,7 +70,8 @@ template <class S> void rounding_to() {
   b.store(view<S, 1>{to.data(), 16, 16, 16}, 0, 0, t);
   for (int i = 0; i < 256; ++i) {
     const S want = narrow<S>(from[i]);
-    expect(std::isnan(value(want)) ? std::isnan(value(to[i])) : std::memcmp(&to[i], &want, sizeof(S)) == 0, "a store rounds to nearest even");
+    expect(std::isnan(value(want)) ? std::isnan(value(to[i])) : std::memcmp(&to[i], &want, sizeof(S)) == 0,
+           "a store rounds to nearest even");
   }
 }
 void roundings() {
@@ -123,7 +124,7 @@ void gathers() {
       for (int k = 0; k < 32; ++k) want += pool.get(0, few.v[r], 32 + k) * pool.get(0, many.v[c], 32 + k);
       expect(acc.v[r][c] == want, "load_rows of both operands");
     }
-  b.load_rows(v, pool.read(), many, 2);   // columns 64 to 95, of which 24 exist
+  b.load_rows(v, pool.read(), many, 2);  // columns 64 to 95, of which 24 exist
   b.fill(acc, 0.0f);
   b.product(acc, a, v);
   for (int r = 0; r < 16; ++r)
@@ -184,7 +185,8 @@ void maps_and_reductions() {
   row<block, float, 64> shift, tall, sum;
   b.map([](auto r) { return to_float(r * r) - 50.0f; }, factor, row_index{});
   for (int c = 0; c < 64; ++c) shift.v[c] = float(c * 37 % 61);
-  b.map([](auto v, auto f, auto s, auto r, auto c) { return v * f + s + to_float(r * 64 + c); }, t, t, factor, shift, row_index{}, column_index{});
+  b.map([](auto v, auto f, auto s, auto r, auto c) { return v * f + s + to_float(r * 64 + c); }, t, t, factor, shift, row_index{},
+        column_index{});
   const auto want = [&](int r, int c) { return 2.5 * (r * r - 50.0) + c * 37 % 61 + r * 64 + c; };
   b.row_max(high, t), b.row_sum(total, t), b.column_max(tall, t), b.column_sum(sum, t);
   for (int r = 0; r < 16; ++r) {
@@ -347,7 +349,14 @@ void grids() {
 
 namespace battery {
 std::vector<check> machine_checks() {
-  return {{"loads and stores", loads_and_stores}, {"roundings", roundings}, {"rows and columns", rows_and_columns}, {"gathers", gathers},
-          {"scatters", scatters}, {"maps and reductions", maps_and_reductions}, {"operands", operands}, {"panels", panels}, {"grids", grids}};
+  return {{"loads and stores", loads_and_stores},
+          {"roundings", roundings},
+          {"rows and columns", rows_and_columns},
+          {"gathers", gathers},
+          {"scatters", scatters},
+          {"maps and reductions", maps_and_reductions},
+          {"operands", operands},
+          {"panels", panels},
+          {"grids", grids}};
 }
 }  // namespace battery

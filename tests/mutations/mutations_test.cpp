@@ -21,8 +21,8 @@ using namespace smalti;
 namespace {
 
 constexpr int defects = int(defect::count);
-constexpr unsigned time_limit = 30;   // seconds
-constexpr int wrong_result = 3;       // exit status of a child
+constexpr unsigned time_limit = 30;  // seconds
+constexpr int wrong_result = 3;      // exit status of a child
 
 // Defects that no check here can see, and why.
 struct exception {
@@ -30,7 +30,8 @@ struct exception {
   const char* reason;
 };
 constexpr exception exceptions[] = {
-    {defect::arrive_without_order, "x86 orders memory at every atomic addition; the thread sanitizer's build, and other processors, can tell"},
+    {defect::arrive_without_order,
+     "x86 orders memory at every atomic addition; the thread sanitizer's build, and other processors, can tell"},
 #if !defined(_OPENMP)
     {defect::scan_carry_includes_itself, "without OpenMP there is one thread, and the code is that of several"},
 #endif
@@ -41,13 +42,16 @@ template <defect D> constexpr std::string_view name_of() {
   text = text.substr(0, text.find_first_of(";]", text.find("D = ")));
   return text.substr(text.rfind(':') + 1);
 }
-template <std::size_t... I> constexpr std::array<std::string_view, sizeof...(I)> all_names(std::index_sequence<I...>) { return {name_of<defect(I)>()...}; }
+template <std::size_t... I> constexpr std::array<std::string_view, sizeof...(I)> all_names(std::index_sequence<I...>) {
+  return {name_of<defect(I)>()...};
+}
 constexpr auto names = all_names(std::make_index_sequence<std::size_t(defects)>{});
 static_assert(names[0] == "address_past_last_row");
 
 std::vector<battery::check> all_checks() {
   std::vector<battery::check> all;
-  for (const auto& some : {battery::machine_checks(), battery::prim_checks(), battery::gemm_checks(), battery::attention_checks()}) all.insert(all.end(), some.begin(), some.end());
+  for (const auto& some : {battery::machine_checks(), battery::prim_checks(), battery::gemm_checks(), battery::attention_checks()})
+    all.insert(all.end(), some.begin(), some.end());
   return all;
 }
 
@@ -68,7 +72,7 @@ verdict try_defect(defect d) {
     close(ends[0]);
     const rlimit no_core{0, 0};
     setrlimit(RLIMIT_CORE, &no_core);
-    for (const int fatal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGALRM, SIGTERM}) signal(fatal, SIG_DFL);   // not Catch2's
+    for (const int fatal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGALRM, SIGTERM}) signal(fatal, SIG_DFL);  // not Catch2's
     if (d != defect::none)
       if (const int nowhere = open("/dev/null", O_WRONLY); nowhere >= 0) dup2(nowhere, 1), dup2(nowhere, 2);
     alarm(time_limit);
@@ -102,7 +106,8 @@ verdict try_defect(defect d) {
   }
   if (words.empty()) return {true, "a crash before the first check"};
   if (WIFEXITED(how) && WEXITSTATUS(how) == wrong_result) return {true, words[words.size() - 2] + ": " + words.back()};
-  if (WIFSIGNALED(how)) return {true, words.back() + (WTERMSIG(how) == SIGALRM ? ": time limit" : ": signal " + std::to_string(WTERMSIG(how)))};
+  if (WIFSIGNALED(how))
+    return {true, words.back() + (WTERMSIG(how) == SIGALRM ? ": time limit" : ": signal " + std::to_string(WTERMSIG(how)))};
   return {true, words.back() + ": exit " + std::to_string(WEXITSTATUS(how))};
 }
 

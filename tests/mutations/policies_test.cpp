@@ -70,7 +70,7 @@ struct tables {
   static constexpr int rows = 5, cols = 37;
   std::array<float, rows> by_row{};
   std::array<float, cols> by_column{};
-  std::array<float, rows * (cols + 3)> stream{};
+  std::array<float, rows*(cols + 3)> stream{};
   tables() {
     for (int i = 0; i < rows; ++i) by_row[i] = float(i * i) - 3.5f;
     for (int j = 0; j < cols; ++j) by_column[j] = 0.25f * float(j * 7 % 23) - 2;
@@ -171,8 +171,10 @@ template <class Merge> bool merge_law(Merge merge) {
       const partial left{a == none ? nan : 2.0f, {a}}, right{b == none ? nan : -5.0f, {b}};
       const partial got = merge(left, right);
       const auto want = reference::merged({{2.0, a}, {-5.0, b}}, 2);
-      if (std::isinf(want.lse) ? got.lse.value != none || got.value != 0
-                               : !(std::abs(got.lse.value - want.lse) <= 1e-5 * (1 + std::abs(want.lse))) || !(std::abs(got.value - want.value) <= 1e-5)) return false;
+      if (std::isinf(want.lse)
+              ? got.lse.value != none || got.value != 0
+              : !(std::abs(got.lse.value - want.lse) <= 1e-5 * (1 + std::abs(want.lse))) || !(std::abs(got.value - want.value) <= 1e-5))
+        return false;
     }
   return true;
 }
@@ -186,7 +188,7 @@ partial merge_unnormalized(const partial& a, const partial& b) {
   all.absorb(b);
   return {all.value, all.row.lse()};
 }
-partial merge_trusting_empties(const partial& a, const partial& b) {   // 0 * NaN
+partial merge_trusting_empties(const partial& a, const partial& b) {  // 0 * NaN
   policy::lse_row<policy::lse_2<float>> row = policy::lse_begin(a.lse);
   const auto step = row.absorb(b.lse);
   return {(a.value * step.keep + b.value * step.take) * row.normalizer(), row.lse()};
@@ -203,7 +205,8 @@ partial merge_of_averages(const partial& a, const partial& b) {
 
 // ---- positions: a head rotated pair by pair is the oracle's, and scores depend on distance alone
 
-template <class Layout, class First, class Second> bool rotation_law(const Layout& layout, bool interleaved, First first, Second second, double turn = 1) {
+template <class Layout, class First, class Second>
+bool rotation_law(const Layout& layout, bool interleaved, First first, Second second, double turn = 1) {
   constexpr int dims = 16;
   std::vector<long double> frequency(dims / 2);
   std::vector<double> x(dims);
@@ -217,7 +220,7 @@ template <class Layout, class First, class Second> bool rotation_law(const Layou
       if (!(std::abs(first(float(x[a]), float(x[b]), r) - want[a]) <= 1e-4)) return false;
       if (!(std::abs(second(float(x[a]), float(x[b]), r) - want[b]) <= 1e-4)) return false;
     }
-    for (int c = 0; c < dims; ++c) {   // the columns' side of the layout
+    for (int c = 0; c < dims; ++c) {  // the columns' side of the layout
       const int pair = layout.pair(c);
       const bool is_second = layout.is_second(c);
       if (c != (is_second ? layout.second(pair) : layout.first(pair))) return false;
@@ -246,7 +249,8 @@ template <class Policy> bool phase_law(const Policy& p, int origin_of_rank) {
   for (int position = 0; position < 50; ++position)
     for (int rank = 0; rank <= position; ++rank) {
       if (p.stored_phase(position, rank) + policy::key_correction(p, position, rank) != p.key_phase(position, rank)) return false;
-      if (p.query_phase(position, rank) - p.key_phase(position, rank) != (origin_of_rank < 0 ? 0 : position - origin_of_rank - rank)) return false;
+      if (p.query_phase(position, rank) - p.key_phase(position, rank) != (origin_of_rank < 0 ? 0 : position - origin_of_rank - rank))
+        return false;
       if (Policy::storage == policy::key_storage::plain && p.stored_phase(position, rank) != 0) return false;
     }
   return true;
@@ -265,10 +269,14 @@ template <class Bias> bool alibi_law(const Bias& bias) {
   return true;
 }
 struct alibi_rewards_distance : policy::alibi {
-  template <class V, class Q, class K> auto operator()(V score, Q query, K key) const { return score + policy::scalar::to_float(std::abs(query - key)) * slope; }
+  template <class V, class Q, class K> auto operator()(V score, Q query, K key) const {
+    return score + policy::scalar::to_float(std::abs(query - key)) * slope;
+  }
 };
 struct alibi_one_sided : policy::alibi {
-  template <class V, class Q, class K> auto operator()(V score, Q query, K key) const { return score - policy::scalar::to_float(query - key) * slope; }
+  template <class V, class Q, class K> auto operator()(V score, Q query, K key) const {
+    return score - policy::scalar::to_float(query - key) * slope;
+  }
 };
 
 // ---- codecs: code c stands for c - 8
@@ -375,8 +383,11 @@ TEST_CASE("the laws of policies hold for the library's and for none with a mista
       {"merge_trusting_empties", merge_law(merge_trusting_empties)},
       {"merge_in_base_e", merge_law(merge_in_base_e)},
       {"merge_of_averages", merge_law(merge_of_averages)},
-      {"rope_sign_of_first", rotation_law(policy::half_split{16}, false, [](float x, float y, turn r) { return x * r.cos + y * r.sin; }, right_second)},
-      {"rope_sign_of_second", rotation_law(policy::half_split{16}, false, right_first, [](float x, float y, turn r) { return y * r.cos - x * r.sin; })},
+      {"rope_sign_of_first",
+       rotation_law(
+           policy::half_split{16}, false, [](float x, float y, turn r) { return x * r.cos + y * r.sin; }, right_second)},
+      {"rope_sign_of_second",
+       rotation_law(policy::half_split{16}, false, right_first, [](float x, float y, turn r) { return y * r.cos - x * r.sin; })},
       {"rope_backwards", rotation_law(policy::half_split{16}, false, right_first, right_second, -1)},
       {"rope_layouts_exchanged", rotation_law(policy::interleaved{16}, false, right_first, right_second)},
       {"half_split_of_neighbours", rotation_law(half_split_of_neighbours{{16}}, false, right_first, right_second)},

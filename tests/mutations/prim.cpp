@@ -44,7 +44,7 @@ template <class T, prim::order Order> void selects(int rows, int n, int k, const
 void selection() {
   std::minstd_rand generator(81);
   std::vector<float> small(9 * 77);
-  for (float& v : small) v = float(int(generator() >> 8) % 40 - 20);   // many ties
+  for (float& v : small) v = float(int(generator() >> 8) % 40 - 20);  // many ties
   for (int r = 0; r < 9; ++r) {                                       // in whole vectors and in the rest
     float* row = small.data() + r * 77;
     row[3] = row[70] = std::nanf(""), row[76] = -0.0f, row[75] = 0.0f, row[74] = -0.0f, row[73] = -INFINITY, row[72] = -std::nanf("");
@@ -57,11 +57,11 @@ void selection() {
   for (bf16& v : tiny) v = narrow<bf16>(float(int(generator() >> 8) % 5 - 2));
   tiny[1] = narrow<bf16>(-0.0f), tiny[30] = bf16{0x7fc1}, tiny[31] = bf16{0xffff};
   selects<bf16, prim::order::largest>(3, 13, 12, tiny, "bf16");
-  std::vector<std::int32_t> ties(20003, 5);   // too many to gather
+  std::vector<std::int32_t> ties(20003, 5);  // too many to gather
   for (int i = 0; i < 100; ++i) ties[i * 199] = i % 50;
   selects<std::int32_t, prim::order::largest>(1, 20003, 88, ties, "heavy ties");
   selects<std::int32_t, prim::order::largest>(1, 20003, 3000, ties, "heavy ties");
-  std::vector<std::int32_t> levels(20000);    // of each value exactly 5000: the cut falls between two
+  std::vector<std::int32_t> levels(20000);  // of each value exactly 5000: the cut falls between two
   for (int i = 0; i < 20000; ++i) levels[i] = i % 4 << 8;
   selects<std::int32_t, prim::order::largest>(1, 20000, 4096, levels, "levels");
   selects<std::int32_t, prim::order::smallest>(1, 20000, 4096, levels, "levels");
@@ -105,7 +105,8 @@ template <class Key, prim::direction Direction> void sorts(const std::vector<Key
   for (const host_context& context : contexts()) {
     memory<Key> out(keys.size());
     memory<std::int32_t> permutation(keys.size());
-    run<prim::sort_by_key<Key, Direction>>(context, {.keys = keys.data(), .keys_out = out.data(), .values_out = permutation.data(), .count = n});
+    run<prim::sort_by_key<Key, Direction>>(context,
+                                           {.keys = keys.data(), .keys_out = out.data(), .values_out = permutation.data(), .count = n});
     for (std::int64_t i = 0; i < n; ++i) {
       expect(permutation[i] == places[i], "a stable sort");
       expect(oracle::same_bits(out[i], keys[places[i]]), "sorted keys");
@@ -121,7 +122,8 @@ void sorting() {
   sorts<std::uint32_t, prim::direction::ascending>(whole);
   sorts<std::uint32_t, prim::direction::descending>(few);
   std::vector<float> numbers(500);
-  for (int i = 0; i < 500; ++i) numbers[i] = i % 7 == 0 ? (i % 2 ? -0.0f : 0.0f) : i % 31 == 0 ? std::nanf("") : float(int(generator() >> 8) % 20 - 10);
+  for (int i = 0; i < 500; ++i)
+    numbers[i] = i % 7 == 0 ? (i % 2 ? -0.0f : 0.0f) : i % 31 == 0 ? std::nanf("") : float(int(generator() >> 8) % 20 - 10);
   sorts<float, prim::direction::ascending>(numbers);
 }
 

@@ -1,4 +1,5 @@
 // Split K and the promises of determinism of gemm::dense.
+#include <sys/mman.h>
 #include "gemm_problem.hpp"
 
 using namespace smalti;
@@ -74,3 +75,32 @@ TEMPLATE_TEST_CASE("batch_invariant: a row's bits do not depend on the number of
     }
   });
 }
+
+#if !defined(__CUDACC__)
+// Rows two gigabytes apart in memory that is mapped but hardly touched: element offsets pass 2^31 and byte offsets 2^32.
+TEST_CASE("matrices beyond the reach of 32-bit offsets", "[ops][gemm]") {
+  using op = gemm::dense<bf16, bf16, float, policy::chain<>, aligned_nk>;
+  const int m = 5, n = 8, k = 64, stride = 1 << 30;
+  const std::size_t bytes = (std::size_t(n - 1) * stride + k) * sizeof(bf16), c_bytes = (std::size_t(m - 1) * stride + n) * sizeof(float);
+  const auto reserve = [](std::size_t size) { return mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0); };
+  void *a = reserve(bytes), *b = reserve(bytes), *c = reserve(c_bytes);
+  if (a == MAP_FAILED || b == MAP_FAILED || c == MAP_FAILED) {
+    WARN("skipped: this machine does not give so much address space");
+    return;
+  }
+  std::mt19937 generator(seed);
+  const auto small_a = random_array<bf16>(m * k, generator), small_b = random_array<bf16>(n * k, generator);
+  for (int i = 0; i < m; ++i) std::memcpy(static_cast<bf16*>(a) + std::int64_t(i) * stride, small_a.data() + i * k, k * sizeof(bf16));
+  for (int j = 0; j < n; ++j) std::memcpy(static_cast<bf16*>(b) + std::int64_t(j) * stride, small_b.data() + j * k, k * sizeof(bf16));
+  const auto want = oracle::multiply(small_a.data(), k, small_b.data(), k, true, m, n, k);
+  for_each_context(seed, [&](const auto& context) {
+    run<op>(context, {.a = {static_cast<bf16*>(a), m, k, stride}, .b = {static_cast<bf16*>(b), n, k, stride}, .c = {static_cast<float*>(c), m, n, stride}});
+    for (int i = 0; i < m; ++i)
+      for (int j = 0; j < n; ++j) {
+        const float got = static_cast<float*>(c)[std::int64_t(i) * stride + j];
+        REQUIRE(std::abs(got - want.value[i * n + j]) <= gemm_error{k}.bound<float, bf16>(want.size[i * n + j], want.value[i * n + j]));
+      }
+  });
+  munmap(a, bytes), munmap(b, bytes), munmap(c, c_bytes);
+}
+#endif

@@ -20,7 +20,8 @@ namespace smalti::inline SMALTI_CODE::gemm {
 struct options {
   static constexpr b_order b = b_order::n_by_k;                          //!< B is N x K (linear layers), or K x N
   static constexpr bool any_width = false;                               //!< the slow path: any address, width and stride
-  static constexpr bool split_k = false;                                 //!< args.splits > 1 is allowed
+  static constexpr bool split_k = false;                                 //!< args.splits > 1 is allowed; else every tile of C is one block
+  static constexpr bool striped = false, stream_k = false;               //!< refused: their blocks wait for each other
   static constexpr determinism level = determinism::run_to_run;
   static constexpr bool batch_invariant = false;                         //!< one kernel for every M: a row's bits never depend on M
 };
@@ -42,8 +43,10 @@ template <class A, class B, class C, class Epilogue = policy::chain<>, class Opt
 struct dense {
   static_assert(explain_types<A, B, C, Epilogue>());
   static_assert(policy::explain_epilogue<Epilogue>());
-  static_assert(Options::level != determinism::gpu_to_gpu || std::is_same_v<A, std::int8_t>,
-                "smalti: gpu_to_gpu needs products that are exact: int8; tensor cores sum floats in an order of their own. Use run_to_run");
+  static_assert(!Options::striped && !Options::stream_k,
+                "smalti: striped and stream-K schedules are not offered: their blocks wait for each other, and blocks of a grid run in any order; use options::split_k");
+  static_assert(Options::level != determinism::gpu_to_gpu || std::is_same_v<C, int>,
+                "smalti: gpu_to_gpu needs results that are exact: int8 operands and an int C; tensor cores sum floats in an order of their own. Use run_to_run");
 
   template <class T> static constexpr int step = Options::any_width ? 1 : step_of<T>;
   static constexpr bool pairs = policy::takes_pairs<Epilogue>;

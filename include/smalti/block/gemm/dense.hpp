@@ -168,7 +168,8 @@ private:
   }
 
   template <class Block> SMALTI_HD void finish(Block& block, sums<Block>& acc, int batch, int i, int j) const {
-    if constexpr (std::is_same_v<sum, int> && std::is_same_v<typename decltype(arguments::c)::element, int>) {
+    constexpr bool plain = std::is_same_v<decltype(arguments::epilogue), policy::chain<>>;
+    if constexpr (plain && (std::is_same_v<sum, float> || std::is_same_v<typename decltype(arguments::c)::element, int>)) {
       store(block, acc, batch, i, j);
     } else {
       tile<Block, float, rows, cols> out;
