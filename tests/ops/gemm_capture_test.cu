@@ -39,7 +39,7 @@ struct graph {
   }
 };
 
-template <class C> std::vector<C> copy_of(const array<C>& c) { return {c.begin(), c.end()}; }
+template <class C> std::vector<C> copy_of(const array<C>& c) { return {c.data(), c.data() + c.size()}; }
 template <class C> bool same_bits(const std::vector<C>& a, const std::vector<C>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(C)) == 0;
 }

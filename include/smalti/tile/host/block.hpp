@@ -226,10 +226,12 @@ struct block {
                   "smalti: 8-bit integers are summed in int, everything else in float");
     if (mutant(defect::product_starts_anew)) fill(acc, Acc{});
     const std::int64_t stride = mutant(defect::product_ignores_stride) ? K : a.stride;
-    constexpr int word = right_panel<U, K, N>::per_word;
-    const int depth = a.depth < b.depth ? a.depth : b.depth;
-    dot(&acc.v[0][0], N, a.data, stride, b.data, N, a.live, round_up(b.live, lane_count),
-        mutant(defect::product_loses_odd_k) ? depth / word * word : round_up(depth, word));
+    using panel = right_panel<U, K, N>;
+    const int depth = a.depth < b.depth ? a.depth : b.depth, columns = round_up(b.live, lane_count);
+    const int words = mutant(defect::product_loses_odd_k) ? depth / panel::per_word : ceil_div(depth, panel::per_word);
+    for (int n = 0; n < columns; n += panel::strip)
+      dot(&acc.v[0][n], N, a.data, stride, b.data + std::int64_t(n) * K, panel::strip, a.live,
+          columns - n < panel::strip ? columns - n : panel::strip, words * panel::per_word);
   }
   template <class T, int R, int K> static void as_left(left_panel<T, R, K>& a, const array_tile<float, R, K>& t) {
     a.data = &a.own[0][0], a.stride = K, a.live = R, a.depth = K;
@@ -272,7 +274,7 @@ struct block {
 private:
   template <class T, int K, int N> static void own(right_panel<T, K, N>& t) {
     t.drop();
-    t.data = &t.own[0][0][0];
+    t.data = &t.own[0][0][0][0];
     t.live = N, t.depth = K;
   }
   // A panel of memory that nobody writes during the launch is packed once and found again. False where there is no

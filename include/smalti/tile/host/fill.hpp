@@ -38,19 +38,23 @@ template <class T, int R, int K, class Row> void fill_left(left_panel<T, R, K>& 
 template <class Panel, class Row> void fill_right(typename Panel::array& out, int depth, int valid, Row row) {
   using storage = typename Panel::storage;
   constexpr int per_word = Panel::per_word;
-  const int width = round_up(valid, lane_count);
+  const auto each_strip = [&](auto work) {            // work(first column, columns), whole packs of them
+    for (int n = 0; n < valid; n += Panel::strip) work(n, round_up(valid - n < Panel::strip ? valid - n : Panel::strip, lane_count));
+  };
   for (int k = 0; k < depth; k += per_word) {
     if constexpr (per_word == 1) {
       auto* p = row(k);
-      fetch(Panel::at(out, k, 0), p, p ? valid : 0, width);
+      each_strip([&](int n, int width) { fetch(Panel::at(out, k, n), p ? p + n : p, p ? (valid - n < width ? valid - n : width) : 0, width); });
     } else {
       alignas(64) storage some[per_word][Panel::cols];
       for (int h = 0; h < per_word; ++h) {
         auto* p = row(k + (mutant(defect::right_rows_swapped) ? per_word - 1 - h : h));
-        fetch(some[h], p, p ? valid : 0, width);
+        fetch(some[h], p, p ? valid : 0, round_up(valid, lane_count));
       }
-      if constexpr (per_word == 2) interleave_pairs(Panel::at(out, k, 0), some[0], some[1], width);
-      else interleave_quads(Panel::at(out, k, 0), some[0], some[1], some[2], some[3], width);
+      each_strip([&](int n, int width) {
+        if constexpr (per_word == 2) interleave_pairs(Panel::at(out, k, n), some[0] + n, some[1] + n, width);
+        else interleave_quads(Panel::at(out, k, n), some[0] + n, some[1] + n, some[2] + n, some[3] + n, width);
+      });
     }
   }
 }
@@ -80,7 +84,7 @@ template <class Panel, class Column> void fill_right_transposed(typename Panel::
     for (int k = 0; k < depth; k += block) {
       const void* rows[lane_count];
       for (int i = 0; i < lane_count; ++i) rows[i] = from[i] + k;
-      transpose_words(Panel::at(out, k, n), Panel::cols, rows);
+      transpose_words(Panel::at(out, k, n), Panel::strip, rows);
     }
   }
 }
