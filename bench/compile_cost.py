@@ -3,11 +3,13 @@
 
 usage: compile_cost.py include HEADER [--compiler g++]             a header over an empty file, g++ -c -O2
        compile_cost.py instantiate FILE.cu --arch 80 [--arch 90]   one kernel file with nvcc, for each architecture
-       ... [--rounds 5] [--json FILE]
+       ... [--rounds 5] [--json FILE] [--limit SECONDS [--headroom 1.5]]
 
 Seconds are processor time (user and system) of the compiler and what it starts: on an idle machine the time
 on the wall is about the same, on a busy one only this is the compiler's. Medians; what is compared is compiled
-in turns. Exits with 77 and a sentence where the compiler is missing.
+in turns. With --limit the exit status is 1 where a case costs more than limit x headroom in its cheapest round (a
+loaded machine shares its caches, so other work can only make a round dearer); a header counts over the empty file.
+Exits with 77 and a sentence where the compiler is missing.
 """
 import argparse
 import json
@@ -47,7 +49,8 @@ def compare(line_for, subject, empty, rounds):
             walls[source].append(wall)
     over = [s - e for s, e in zip(times[subject], times[empty])]
     return {"seconds": statistics.median(times[subject]), "seconds_empty": statistics.median(times[empty]),
-            "seconds_over_empty": statistics.median(over), "wall_seconds": statistics.median(walls[subject])}
+            "seconds_over_empty": statistics.median(over), "wall_seconds": statistics.median(walls[subject]),
+            "cheapest": min(times[subject]), "cheapest_over_empty": min(times[subject]) - min(times[empty])}
 
 
 def version_of(compiler):
@@ -75,6 +78,8 @@ def main():
     parser.add_argument("--flags", default="", help="more flags, in one word separated by blanks")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--json", default="-")
+    parser.add_argument("--limit", type=float, help="seconds")
+    parser.add_argument("--headroom", type=float, default=1.0, help="factor on the limit")
     options = parser.parse_args()
 
     compiler = options.compiler or ("g++" if options.what == "include" else find_nvcc())
@@ -107,7 +112,13 @@ def main():
         print(text)
     else:
         Path(options.json).write_text(text + "\n")
-    return 0
+    if options.limit is None:
+        return 0
+    cost = "cheapest_over_empty" if options.what == "include" else "cheapest"
+    dear = [case for case in benchmarks if case[cost] > options.limit * options.headroom]
+    for case in dear:
+        print(f"too dear: {case['name']} costs {case[cost]:.2f} s, the limit is {options.limit:.2f} s x {options.headroom:.2f}", file=sys.stderr)
+    return 1 if dear else 0
 
 
 if __name__ == "__main__":

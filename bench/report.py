@@ -51,7 +51,7 @@ def row(case):
 def table(result):
     context = result.get("context", {})
     lines = []
-    for key in ("cpu", "gpu", "driver", "toolkit", "compiler", "flags", "instructions", "peers", "commit", "date"):
+    for key in ("cpu", "gpu", "driver", "toolkit", "compiler", "flags", "instructions", "peers", "absent", "commit", "date"):
         if context.get(key):
             lines.append(f"- {key}: {context[key]}")
     head = ["case", "time", "FLOP/s", "bytes/s", "share of the limit", "ratio to peers (above 1: ours is faster)"]

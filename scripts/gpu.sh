@@ -3,11 +3,38 @@
 # tile kernels, and the GPU benchmarks, in under 8 minutes. Writes tests.json, bench_*.json and README.md, a table of
 # both, under docs/performance/<gpu>/.
 #   scripts/gpu.sh [build folder = build/cuda] [folder for results = docs/performance]
+#   scripts/gpu.sh --pack ARCHIVE.tar.xz [build folder = build/cuda]
 # Binaries built elsewhere run as they are: they need a driver and nothing else. Without binaries they are built here,
 # for this GPU. Exits 77 where there is no GPU, 1 where a test fails.
+# --pack runs nothing on a GPU: it puts what a run needs into an archive, the binaries stripped and what the host's half
+# of the verb conformance computed. On the machine with the GPU: mkdir -p build/cuda && tar -xf ARCHIVE.tar.xz -C build/cuda
 #   SMALTI_COMMIT=...   what to write as the commit where there is no git
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
+
+if [ "${1:-}" = --pack ]; then
+  [ -n "${2:-}" ] || { echo "gpu.sh: --pack needs the archive's name" >&2; exit 1; }
+  archive=$(cd "$here" && realpath -m "$2")
+  folder=$(realpath "${3:-build/cuda}")
+  compgen -G "$folder/tests/*.gpu" >/dev/null || { echo "gpu.sh: there are no GPU tests in $folder/tests: build the target smalti.gpu" >&2; exit 1; }
+  temporary=$(mktemp -d)
+  trap 'rm -rf "$temporary"' EXIT
+  mkdir -p "$temporary/tests/data" "$temporary/bench"
+  for host in "$folder"/tests/*conformance*.host; do
+    if [ -x "$host" ]; then (cd "$folder/tests" && SMALTI_TEST_DATA_DIR=$temporary/tests/data "$host" >/dev/null); fi
+  done
+  for room in tests bench; do
+    for binary in "$folder/$room"/*.gpu; do
+      if [ -x "$binary" ]; then strip -o "$temporary/$room/$(basename "$binary")" "$binary"; fi
+    done
+  done
+  cp "$folder/cuda_toolkit" "$temporary/"
+  tar -C "$temporary" -cf - . | xz -T0 -6 >"$archive"
+  echo "gpu.sh: $archive: $(find "$temporary" -name '*.gpu' | wc -l) binaries, $(du -h "$archive" | cut -f1)"
+  exit
+fi
+
 folder=${1:-build/cuda}
 results=${2:-docs/performance}
 budget=460                                     # seconds for everything that runs
@@ -44,7 +71,7 @@ slug=$(tr '[:upper:] ' '[:lower:]-' <<<"$gpu" | tr -cd 'a-z0-9-')
 out=$results/$slug
 mkdir -p "$out" "$folder/tests/data"
 out=$(realpath "$out")
-export SMALTI_TEST_DATA_DIR=$folder/tests/data SMALTI_GOLDEN_DIR=$PWD/tests/golden
+export SMALTI_TEST_DATA_DIR=$folder/tests/data SMALTI_GOLDEN_DIR=$PWD/tests/golden SMALTI_COMMIT=$commit
 say "$gpu, sm_$arch, driver $driver, toolkit $toolkit, commit $commit"
 
 # Each line of `rows` is: kind|name|result|seconds|remark
@@ -85,6 +112,19 @@ for test in "${conformance[@]}"; do
 done
 for test in "${others[@]}"; do one test "$(basename "$test")" 120 "$test"; done
 
+ran=
+for row in "${rows[@]}"; do
+  case $row in
+    host\|*) ;;
+    *"|passed|"* | *"|failed|"* | *"|timeout|"*) ran=1 ;;
+  esac
+done
+if [ -z "$ran" ]; then
+  say "no GPU test could run, nothing is written: $(cut -d'|' -f5 <<<"${rows[-1]}")"
+  rmdir "$out" 2>/dev/null || true
+  exit 77
+fi
+
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
 if [ -z "$sanitizer" ]; then
   record sanitizer compute-sanitizer "not run" 0 "it is not installed"
@@ -99,7 +139,9 @@ benches=()
 for bench in "$folder"/bench/*.gpu; do
   [ -x "$bench" ] || continue
   json=$out/bench_$(basename "${bench%.gpu}").json
-  one bench "$(basename "$bench")" 240 "$bench" --benchmark_out="$json" --benchmark_out_format=json
+  limit=$(($(left) < 240 ? $(left) : 240))
+  # It stops by itself before the limit, and says which cases it left out.
+  one bench "$(basename "$bench")" 240 "$bench" --benchmark_out="$json" --benchmark_out_format=json --seconds=$((limit - 15))
   [ -s "$json" ] && benches+=("$json")
 done
 [ ${#benches[@]} -gt 0 ] || say "no GPU benchmark was run"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the compiler made of the kernels: compiles the kernels of a list to machine code and checks what must be there.
 
-    scripts/machine_code.py [--nvcc ROOT] [--arch 80,90] [--kernel PATTERN]... [-j N] [--build FOLDER]
+    scripts/machine_code.py [--nvcc ROOT] [--arch 80,90] [--kernel PATTERN]... [-j N] [--quick] [--build FOLDER]
                             [--json FILE] [--write-docs | --check-docs] [--no-cache]
 
 For each kernel and architecture of tests/machine_code/kernels.json:
@@ -11,7 +11,8 @@ For each kernel and architecture of tests/machine_code/kernels.json:
   - the instructions that must be there are there, and those that must not multiply have not.
 Exceptions are entries of the list and carry their reason; one that is no longer needed is named, so that it is removed.
 
-A kernel of the list: `name`, `source`, `defines`, `profile` (instructions that every such kernel needs), `every` and
+A kernel of the list: `name`, `source`, `defines`, `profile` (instructions that every such kernel needs), `rarely` (a list of
+architectures that --quick leaves out), `every` and
 `architectures` (what holds on all architectures, and on one). In these: `tile` (a text for the table), `defines`,
 `require` {pattern: at least}, `at_most` {pattern: at most}, `allow` {`stack`: bytes, `alloca`: count, `missing`: [patterns],
 `reason`}, `refused`: why nvcc refuses it, `skip`: why it is not tried. Patterns are shell patterns over opcodes; one
@@ -261,6 +262,7 @@ def main():
     options.add_argument("--arch", default="", help="architectures, as 80,90 (all of the list)")
     options.add_argument("--kernel", action="append", default=[], help="part of a name or a pattern; may be repeated (all)")
     options.add_argument("-j", type=int, default=1, metavar="N", help="compilations at a time (1: one takes a core and a gigabyte)")
+    options.add_argument("--quick", action="store_true", help="leaves out what an entry's `rarely` names: architectures it hardly tells anything new on")
     options.add_argument("--build", default=str(ROOT / "build"), help="where results are kept (build)")
     options.add_argument("--json", metavar="FILE", help="writes the record here too")
     options.add_argument("--no-cache", action="store_true", help="compiles everything")
@@ -276,7 +278,7 @@ def main():
     compiler = Compiler(toolkit, pathlib.Path(chosen.build), not chosen.no_cache)
     wanted = [a for a in chosen.arch.replace("sm_", "").split(",") if a]
     unknown = set(wanted) - set(listing["architectures"])
-    jobs = list(jobs_of(listing, wanted, chosen.kernel))
+    jobs = [job for job in jobs_of(listing, wanted, chosen.kernel) if not (chosen.quick and job[1] in job[0].get("rarely", []))]
     if unknown or not jobs:
         print(f"machine_code: nothing to do: {'no architecture ' + ', '.join(sorted(unknown)) if unknown else 'no kernel matches'}", file=sys.stderr)
         return 1
@@ -305,7 +307,7 @@ def main():
     print(f"{len(results)} compilations, {sum(r['facts']['seconds'] for r in results):.0f} s of compiler time, {len(failed)} fail")
 
     if chosen.write_docs or chosen.check_docs:
-        if chosen.arch or chosen.kernel:
+        if chosen.arch or chosen.kernel or chosen.quick:
             print("machine_code: the table needs all kernels and architectures", file=sys.stderr)
             return 1
         page = page_with(table(results, compiler.version))

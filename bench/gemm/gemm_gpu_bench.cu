@@ -199,5 +199,8 @@ int main(int argc, char** argv) {
   enter_layers<fp16>();
   enter_layers<std::int8_t>();
   enter_layers<float>();
-  return gpu::main(argc, argv, [] { return cublaslt::library::here().name(); });
+  return gpu::main(argc, argv, [] {
+    const auto& peer = cublaslt::library::here();
+    return peer.present() ? gpu::peers_here{.present = peer.name(), .absent = {}} : gpu::peers_here{.present = "none", .absent = "cuBLASLt: " + peer.absent};
+  });
 }

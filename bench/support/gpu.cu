@@ -131,7 +131,7 @@ struct record {
   outcome got;
 };
 
-std::string json(const std::vector<record>& records, const std::string& peers) {
+std::string json(const std::vector<record>& records, const peers_here& peers) {
   char date[64];
   const std::time_t now = std::time(nullptr);
   std::strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S+00:00", std::gmtime(&now));
@@ -139,9 +139,9 @@ std::string json(const std::vector<record>& records, const std::string& peers) {
   const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
   std::string out = "{\n  \"context\": {\n";
   const std::pair<const char*, std::string> context[] = {
-      {"date", date}, {"gpu", device.name}, {"arch", "sm_" + std::to_string(device.arch)}, {"driver", "CUDA " + version(device.driver)},
+      {"date", date}, {"gpu", device.name}, {"arch", "sm_" + std::to_string(device.arch)}, {"driver", "for CUDA " + version(device.driver)},
       {"toolkit", version(CUDART_VERSION)}, {"compiler", "nvcc " + std::to_string(__CUDACC_VER_MAJOR__) + "." + std::to_string(__CUDACC_VER_MINOR__) + "." + std::to_string(__CUDACC_VER_BUILD__)},
-      {"peers", peers}, {"commit", commit != nullptr ? commit : "unknown"}};
+      {"peers", peers.present}, {"absent", peers.absent}, {"commit", commit != nullptr ? commit : "unknown"}};
   for (const auto& [key, value] : context) out += "    " + quoted(key) + ": " + quoted(value) + (key == std::string("commit") ? "\n" : ",\n");
   out += "  },\n  \"benchmarks\": [";
   for (std::size_t i = 0; i < records.size(); ++i) {
@@ -161,6 +161,18 @@ std::string json(const std::vector<record>& records, const std::string& peers) {
     out += ", \"label\": " + quoted(r.got.label) + "}";
   }
   return out + "\n  ]\n}\n";
+}
+
+void print(const record& r) {
+  std::printf("%-48s %10.2f us", r.name.c_str(), 1e6 * r.got.seconds);
+  const auto show = [&](const char* key, const char* form, double scale) {
+    if (const auto found = r.got.counters.find(key); found != r.got.counters.end()) std::printf(form, scale * found->second);
+  };
+  show("FLOP/s", "  %8.2f TFLOP/s", 1e-12);
+  show("bytes/s", "  %8.1f GB/s", 1e-9);
+  show("limit_share", "  limit_share %.2f", 1);
+  show("peer_ratio", "  peer_ratio %.2f", 1);
+  std::printf("  %s\n", r.got.label.c_str());
 }
 
 bool read_device(std::string& why) {
@@ -237,7 +249,7 @@ outcome measure(const contest& c) {
 
 void enter(const std::string& name, std::function<outcome()> body) { entries().push_back({name, std::move(body)}); }
 
-int main(int argc, char** argv, const std::function<std::string()>& peers) {
+int main(int argc, char** argv, const std::function<peers_here()>& peers) {
   std::string filter = ".", file;
   double budget = 1e9;
   bool list = false;
@@ -271,8 +283,8 @@ int main(int argc, char** argv, const std::function<std::string()>& peers) {
     return 77;
   }
   const double begin = wall();
-  const std::string others = peers();
-  std::printf("%s, sm_%d; peers: %s\n", device.name.c_str(), device.arch, others.c_str());
+  const peers_here others = peers();
+  std::printf("%s, sm_%d; peers: %s%s\n", device.name.c_str(), device.arch, others.present.c_str(), others.absent.empty() ? "" : ("; absent: " + others.absent).c_str());
   std::vector<record> records;
   bool failed = false;
   for (const entry* e : chosen) {
@@ -280,9 +292,7 @@ int main(int argc, char** argv, const std::function<std::string()>& peers) {
     try {
       if (wall() - begin > budget) throw not_measured("out of time");
       r.got = e->body();
-      const auto counter = [&](const char* key) { return r.got.counters.count(key) ? r.got.counters.at(key) : NAN; };
-      std::printf("%-48s %10.2f us  %8.2f TFLOP/s %8.1f GB/s  limit_share %5.2f  peer_ratio %5.2f  %s\n", r.name.c_str(), 1e6 * r.got.seconds,
-                  1e-12 * counter("FLOP/s"), 1e-9 * counter("bytes/s"), counter("limit_share"), counter("peer_ratio"), r.got.label.c_str());
+      print(r);
     } catch (const not_measured& x) {
       r.error = x.what();
     } catch (const std::exception& x) {

@@ -32,7 +32,7 @@ inline void demand(cudaError_t error, const char* what) {
 template <class T> class array {
  public:
   explicit array(std::size_t n) : size_(n) {
-    demand(cudaMalloc(&data_, n * sizeof(T)), ("the GPU has no " + std::to_string((n * sizeof(T) >> 20) + 1) + " MiB free").c_str());
+    demand(cudaMalloc(reinterpret_cast<void**>(&data_), n * sizeof(T)), ("the GPU has no " + std::to_string((n * sizeof(T) >> 20) + 1) + " MiB free").c_str());
   }
   array(const array&) = delete;
   ~array() { cudaFree(data_); }
@@ -90,9 +90,14 @@ outcome measure(const contest& c);
 //! Adds a case. `body` sets up, checks the answers and calls measure().
 void enter(const std::string& name, std::function<outcome()> body);
 
+//! Which peers take part, for the JSON's context, and why others do not.
+struct peers_here {
+  std::string present = "none", absent = {};
+};
+
 //! Runs the cases that the flags choose: --benchmark_filter, --benchmark_list_tests, --benchmark_out and
 //! --benchmark_out_format=json as in Google Benchmark, and --seconds=N: cases that would begin later are left out.
-//! Returns what main returns: 77 where there is no GPU, 1 where a case failed.
-int main(int argc, char** argv, const std::function<std::string()>& peers);
+//! Returns what main returns: 77 where there is no GPU, 1 where a case failed. `peers` is asked where there is one.
+int main(int argc, char** argv, const std::function<peers_here()>& peers);
 
 }  // namespace bench::gpu

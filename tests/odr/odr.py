@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Files compiled with different flags and compilers, linked into one program in both orders.
 
-unit.cpp is compiled once for each combination of compiler, processor and threads (and twice by nvcc, if given). Each
-unit prints what its templates saw. Linked alone a unit tells the truth; linked among the others, first to last and
+unit.cpp is compiled once for each combination of compiler, processor and threads (and by nvcc, if given: twice for one
+architecture, once for another, once for both). Each unit prints what its templates saw. Linked alone a unit tells the truth; linked among the others, first to last and
 last to first, it must print the same line. Without the flags in the namespace's name it does not:
 `--break` takes them out and expects this test to notice.
 """
@@ -46,9 +46,9 @@ def main():
         name = f"c{which}_{processor}_{thread}"
         units.append((name, [compiler, *common, *p, *t, f"-DODR_UNIT={name}", "-c", here / "unit.cpp"]))
     if args.nvcc:
-        for name in ("nvcc_one", "nvcc_other"):
-            units.append((name, [args.nvcc, *common, "--enable-tile", "--generate-code=arch=compute_90,code=sm_90", "-x", "cu",
-                                 f"-DODR_UNIT={name}", "-c", here / "unit.cpp"]))
+        for name, architectures in (("nvcc_one", [90]), ("nvcc_other", [90]), ("nvcc_older", [80]), ("nvcc_both", [80, 90])):
+            code = [f"--generate-code=arch=compute_{a},code=sm_{a}" for a in architectures]
+            units.append((name, [args.nvcc, *common, "--enable-tile", *code, "-x", "cu", f"-DODR_UNIT={name}", "-c", here / "unit.cpp"]))
     objects = {}
     for name, command in units:
         objects[name] = args.work / f"{name}.o"

@@ -70,6 +70,21 @@ template <class Input> [[gnu::noinline]] long long odr_gemm() {
   return sum != expected ? -1000 : sum < 0 ? -sum : sum;
 #endif
 }
+
+//! Workspace of a split product: it comes from the tile of the target that the machine runs. For a GPU, a pretended one of
+//! compute capability 9.0: a file compiled for 8.0 alone runs its own tiles there.
+struct odr_split : gemm::options { static constexpr bool split_k = true; };
+template <class Input> [[gnu::noinline]] long long odr_workspace() {
+  using product = gemm::dense<Input, Input, float, policy::chain<>, odr_split>;
+  typename product::args x{.a = {nullptr, 37, 512, 512}, .b = {nullptr, 40, 512, 512}, .c = {nullptr, 37, 40, 40}, .splits = 2};
+#if defined(__CUDACC__)
+  cuda_context context;
+  context.arch = 90;
+#else
+  const host_context context{1};
+#endif
+  return static_cast<long long>(product::workspace_bytes(context, x));
+}
 #endif
 
 }  // namespace smalti::inline SMALTI_CODE
@@ -84,11 +99,12 @@ template <class T> [[gnu::noinline]] long long odr_shared(const stack<T, 1>& s) 
 //! One line, the same whether the unit is linked alone or among others.
 static int odr_line(char* out, unsigned size, const char* unit) {
   float data[64] = {};
-  long long product = 0;
+  long long product = 0, workspace = 0;
 #if defined(ODR_GEMM)
   product = smalti::odr_gemm<smalti::bf16>();
+  workspace = smalti::odr_workspace<smalti::bf16>();
 #endif
-  return std::snprintf(out, size, "%s %s dot %d threads %d nvcc %d shared %lld gemm %lld", unit, ODR_TEXT(SMALTI_CODE),
+  return std::snprintf(out, size, "%s %s dot %d threads %d nvcc %d shared %lld gemm %lld workspace %lld", unit, ODR_TEXT(SMALTI_CODE),
                        smalti::odr_probe<float>::dot_level(), smalti::odr_probe<float>::threads(), smalti::odr_probe<float>::nvcc(),
-                       smalti::odr_shared<float>({data, 2, 5, 4, 20, 4}), product);
+                       smalti::odr_shared<float>({data, 2, 5, 4, 20, 4}), product, workspace);
 }

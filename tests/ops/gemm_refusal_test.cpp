@@ -104,6 +104,7 @@ TEST_CASE("dense refuses wrong arguments by name", "[ops][gemm][refusal]") {
     f.refused(with([](auto& x) { x.batch = {2, 0, 0, 24 * 40 - 4}; }), errc::aliased, "batch.c");
     f.refused(with([](auto& x) { x.batch = {2, 12, 0, 24 * 40}; }), errc::misaligned, "batch.a", 12, 16);
     f.refused(with([](auto& x) { x.batch = {2, 0, -16, 24 * 40}; }), errc::bad_value, "batch.b", -16, 0);
+    f.refused(with([](auto& x) { x.batch = {3, 1ll << 60, 0, 24 * 40}; }), errc::out_of_reach, "batch.a", 1ll << 60);
     f.refused(with([](auto& x) { x.splits = 0; }), errc::bad_value, "splits", 0, 1);
     f.refused(with([](auto& x) { x.splits = 2; }), errc::bad_value, "split_k", 2, 1);
     CHECK(op::check(any_context(), with([](auto& x) { x.batch = {2, 0, 0, 24 * 40}; })).code == errc::ok);   // shared a and b

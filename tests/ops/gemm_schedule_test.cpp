@@ -17,7 +17,7 @@ TEST_CASE("split K adds its parts in order", "[ops][gemm][split]") {
     problem<bf16, float, split_nk> p(m, n, k, 2, generator);
     const auto bias = test::random_array<bf16>(n, generator);
     std::vector<float> first;
-    test::for_each_context(seed, [&](const auto& context) {
+    test::for_each_context(seed, [&, n = n, splits = splits](const auto& context) {
       auto x = p.args<op>();
       x.splits = splits;
       x.epilogue = {{bias.data(), n}, {}};

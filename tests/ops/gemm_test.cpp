@@ -33,7 +33,7 @@ TEST_CASE("dense sums int8 exactly", "[ops][gemm]") {
     if (k == 4096)
       for (auto& x : p.b) x = -128;
     p.sums = {oracle::multiply(p.a.data(), p.lda, p.b.data(), p.ldb, true, m, n, k)};
-    test::for_each_context(seed, [&](const auto& context) {
+    test::for_each_context(seed, [&, m = m, n = n](const auto& context) {
       run<op>(context, p.args<op>());
       for (int i = 0; i < m; ++i)
         for (int j = 0; j < n; ++j) REQUIRE(double(p.got(0, i, j)) == p.sum(0, i, j));

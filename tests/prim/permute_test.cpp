@@ -48,7 +48,7 @@ template <class T, movement Movement> void moves() {
       const std::size_t source = std::size_t(Movement == movement::gather ? named : i) * stride, target = std::size_t(Movement == movement::gather ? i : named) * stride;
       for (std::size_t b = 0; b < cols * sizeof(T); ++b) want[target * sizeof(T) + b] = reinterpret_cast<const unsigned char*>(from.data() + source)[b];
     }
-    test::for_each_context(seed, [&](const auto& context) {
+    test::for_each_context(seed, [&, from_rows = from_rows, to_rows = to_rows, cols = cols](const auto& context) {
       std::memset(static_cast<void*>(to.data()), 0x5A, to.size() * sizeof(T));
       typename op::args x;
       x.from = {from.data(), from_rows, cols, stride};

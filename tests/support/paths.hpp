@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <string>
 
-namespace smalti::test {
+namespace test {
 
 inline std::string from_environment(const char* name, const char* otherwise) {
   const char* set = std::getenv(name);
@@ -15,4 +15,4 @@ inline std::string golden_dir() { return from_environment("SMALTI_GOLDEN_DIR", S
 //! A folder of the build, for what one half of a test leaves for the other.
 inline std::string data_dir() { return from_environment("SMALTI_TEST_DATA_DIR", SMALTI_TEST_DATA_DIR); }
 
-}  // namespace smalti::test
+}  // namespace test

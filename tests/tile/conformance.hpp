@@ -15,6 +15,7 @@
 #include <smalti/tile/vocabulary.hpp>
 #include "support/arrays.hpp"
 #include "support/contexts.hpp"
+#include "support/paths.hpp"
 
 namespace conformance {
 
@@ -29,7 +30,7 @@ template <class Agent> struct kernel {
 // The record of one test file: case name -> bytes.
 class record {
 public:
-  explicit record(const char* file) : path_(std::string(SMALTI_TEST_DATA_DIR) + "/" + file) {
+  explicit record(const char* file) : path_(test::data_dir() + "/" + file) {
 #if defined(__CUDACC__)
     if (std::FILE* f = std::fopen(path_.c_str(), "rb")) {
       std::uint32_t sizes[2];

@@ -15,7 +15,6 @@ template <class S, class T, class Sum, int Step, bool Transposed> struct multipl
     view<Sum, 1> c;
     int k;
   } x;
-  static constexpr int occupancy = 1, cluster = 1;
   static constexpr grid blocks(const arguments& x) { return {ceil_div(x.c.rows, M), ceil_div(x.c.cols, N), 1}; }
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     tile<Block, Sum, M, N> acc;
@@ -39,7 +38,6 @@ template <class T> struct twice {
     view<const T> a, b;
     view<float, 1> c;
   } x;
-  static constexpr int occupancy = 1, cluster = 1;
   static constexpr grid blocks(const arguments&) { return {}; }
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     left<Block, T, N, N> a, p;
@@ -65,7 +63,6 @@ struct unpacked {
     stack<const std::uint32_t> codes;
     view<float, 1> c;
   } x;
-  static constexpr int occupancy = 1, cluster = 1;
   static constexpr grid blocks(const arguments&) { return {}; }
   template <int Plane, class Block, class Acc, class Words> SMALTI_HD void plane(Block& block, Acc& acc, const Words& w) const {
     left<Block, bf16, M, 32> a;
@@ -94,7 +91,6 @@ struct reductions {
     view<float, 1> down, across;      // max and sum of rows as columns; max and sum of columns as rows
     view<int, 1> scan, most;
   } x;
-  static constexpr int occupancy = 1, cluster = 1;
   static constexpr grid blocks(const arguments&) { return {}; }
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     tile<Block, float, R, C> t;
@@ -128,7 +124,6 @@ template <class F> struct mapped {
     const float* table;
     int n;
   } x;
-  static constexpr int occupancy = 1, cluster = 1;
   static constexpr grid blocks(const arguments& x) { return {ceil_div(x.to.rows, R), ceil_div(x.to.cols, C), 1}; }
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     tile<Block, float, R, C> a, b, out;

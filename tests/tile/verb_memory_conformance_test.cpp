@@ -13,7 +13,6 @@ template <class S, class T, class D, int R, int C, int Step, int Form> struct co
     stack<const S, Step> from;
     stack<D, Step> to;
   } x;
-  static constexpr int occupancy = 1, cluster = 1;
   static constexpr grid blocks(const arguments& x) {
     const int rows = Form ? x.from.cols : x.from.rows, cols = Form ? x.from.rows : x.from.cols;
     return {ceil_div(Form == 2 ? cols : rows, R), ceil_div(Form == 2 ? rows : cols, C), x.from.count};
@@ -34,7 +33,6 @@ template <class S> struct broadcast {
     view<const S, 1> across, down;
     view<float, 1> to, columns, lines;
   } x;
-  static constexpr int occupancy = 1, cluster = 1;
   static constexpr grid blocks(const arguments& x) { return {ceil_div(x.to.rows, R), ceil_div(x.to.cols, C), 1}; }
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     row<Block, float, C> a;
@@ -58,13 +56,12 @@ template <class S, int Step> struct gather_rows {
     int count;
     view<float, 1> to, back;
   } x;
-  static constexpr int occupancy = 1, cluster = 1;
   static constexpr grid blocks(const arguments& x) { return {ceil_div(x.count, R), 1, 1}; }
   // to = from[rows] E, with E the unit matrix: what was gathered, seen through a product; and scattered back by store_rows
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     column<Block, int, R> source, target;
     block.map([i = block.x(), rows = x.rows, count = x.count](auto r) { return lookup(rows, min(r + i * R, count - 1), count); }, source, row_index{});
-    block.map([i = block.x(), rows = x.rows, count = x.count](auto r, auto s) { return where(r + i * R < count && s % 2 == 0, s, -1); }, target, row_index{}, source);
+    block.map([i = block.x(), count = x.count](auto r, auto s) { return where(r + i * R < count && s % 2 == 0, s, -1); }, target, row_index{}, source);
     left<Block, S, R, K> a, p;
     right<Block, S, K, K> unit;
     right<Block, S, K, R> b;
@@ -88,7 +85,6 @@ struct scattered {
   struct arguments {
     view<int, 1> to;
   } x;
-  static constexpr int occupancy = 1, cluster = 1;
   static constexpr grid blocks(const arguments& x) { return {ceil_div(x.to.rows, R), 1, 1}; }
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     tile<Block, int, R, C> keep, place, index;
@@ -104,7 +100,6 @@ struct accumulated {
   struct arguments {
     stack<float, 1> to;
   } x;
-  static constexpr int occupancy = 1, cluster = 1;
   static constexpr grid blocks(const arguments&) { return {3, 2, 4}; }   // z blocks add to the same tiles
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     tile<Block, float, R, C> t;
@@ -121,7 +116,6 @@ struct last_block {
     int* counter;
     view<float> to;
   } x;
-  static constexpr int occupancy = 1, cluster = 1;
   static constexpr grid blocks(const arguments&) { return {parts, 1, 1}; }
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     tile<Block, float, R, C> t, sum;

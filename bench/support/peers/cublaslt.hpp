@@ -41,8 +41,8 @@ class library {
     return one;
   }
   bool present() const { return handle != nullptr; }
+  //! Of a library that is present.
   std::string name() const {
-    if (!present()) return "no cuBLASLt: " + absent;
     const std::size_t v = get_version();
     return "cuBLASLt " + std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." + std::to_string(v % 100);
   }

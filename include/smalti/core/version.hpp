@@ -71,19 +71,42 @@
 #else
 #  define SMALTI_THREADS_ serial
 #endif
+// A .cu file's code depends on the architectures it is compiled for, too: the host sizes a grid and a workspace for
+// the tile of the code that the driver will load. __CUDA_ARCH_LIST__ is 800,900 and the like.
+#define SMALTI_ARCHS_1_(a) _##a
+#define SMALTI_ARCHS_2_(a, b) _##a##_##b
+#define SMALTI_ARCHS_3_(a, b, c) _##a##_##b##_##c
+#define SMALTI_ARCHS_4_(a, b, c, d) _##a##_##b##_##c##_##d
+#define SMALTI_ARCHS_5_(a, b, c, d, e) _##a##_##b##_##c##_##d##_##e
+#define SMALTI_ARCHS_6_(a, b, c, d, e, f) _##a##_##b##_##c##_##d##_##e##_##f
+#define SMALTI_ARCHS_7_(a, b, c, d, e, f, g) _##a##_##b##_##c##_##d##_##e##_##f##_##g
+#define SMALTI_ARCHS_8_(a, b, c, d, e, f, g, h) _##a##_##b##_##c##_##d##_##e##_##f##_##g##_##h
+#define SMALTI_ARCHS_9_(a, b, c, d, e, f, g, h, i) _##a##_##b##_##c##_##d##_##e##_##f##_##g##_##h##_##i
+#define SMALTI_ARCHS_10_(a, b, c, d, e, f, g, h, i, j) _##a##_##b##_##c##_##d##_##e##_##f##_##g##_##h##_##i##_##j
+#define SMALTI_ARCHS_11_(a, b, c, d, e, f, g, h, i, j, k) _##a##_##b##_##c##_##d##_##e##_##f##_##g##_##h##_##i##_##j##_##k
+#define SMALTI_ARCHS_12_(a, b, c, d, e, f, g, h, i, j, k, l) _##a##_##b##_##c##_##d##_##e##_##f##_##g##_##h##_##i##_##j##_##k##_##l
+#define SMALTI_ARCHS_COUNT_(a, b, c, d, e, f, g, h, i, j, k, l, n, ...) n
+#define SMALTI_ARCHS_PASTE_(n, ...) SMALTI_ARCHS_##n##_(__VA_ARGS__)
+#define SMALTI_ARCHS_APPLY_(n, ...) SMALTI_ARCHS_PASTE_(n, __VA_ARGS__)
+#define SMALTI_ARCHS_(...) SMALTI_ARCHS_APPLY_(SMALTI_ARCHS_COUNT_(__VA_ARGS__, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), __VA_ARGS__)
 #if defined(__CUDACC__)
 #  define SMALTI_COMPILER_ cuda
 #else
 #  define SMALTI_COMPILER_ host
+#endif
+#if defined(__CUDACC__) && defined(__CUDA_ARCH_LIST__)
+#  define SMALTI_CODE_LIST_ SMALTI_ARCHS_(__CUDA_ARCH_LIST__)
+#else
+#  define SMALTI_CODE_LIST_
 #endif
 #if defined(SMALTI_MUTATIONS)       // the mutation test's binary: its bodies must meet no other's
 #  define SMALTI_TAG_ _mutations
 #else
 #  define SMALTI_TAG_
 #endif
-#define SMALTI_PASTE_(a, b, c, d) v0_##a##_##b##_##c##d
-#define SMALTI_PASTE(a, b, c, d) SMALTI_PASTE_(a, b, c, d)
-#define SMALTI_CODE SMALTI_PASTE(SMALTI_DOT_, SMALTI_THREADS_, SMALTI_COMPILER_, SMALTI_TAG_)
+#define SMALTI_PASTE_(a, b, c, d, e) v0_##a##_##b##_##c##d##e
+#define SMALTI_PASTE(a, b, c, d, e) SMALTI_PASTE_(a, b, c, d, e)
+#define SMALTI_CODE SMALTI_PASTE(SMALTI_DOT_, SMALTI_THREADS_, SMALTI_COMPILER_, SMALTI_CODE_LIST_, SMALTI_TAG_)
 
 namespace smalti::inline SMALTI_DATA {
 

@@ -25,7 +25,7 @@ struct flash_problem {
     stack<Out> o;
     view<float, 1> lse;         //!< [head][query], base 2: log2 of the sum of 2^score; -inf where a query sees no key
     int heads_per_kv;
-    float scale;                //!< of the scores, times log2(e)
+    float scale;                //!< of the scores, times log2(e); positive: rows are scaled after their maximum is taken
     Kv kv;
     Mask mask;
   };

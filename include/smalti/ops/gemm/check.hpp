@@ -45,6 +45,8 @@ template <class T, int Step> status check_matrix(const view<T, Step>& v, int cou
     if (count > 1 && distance % Step != 0 && !mutant(defect::unaligned_batch_accepted)) return {errc::misaligned, apart, distance, ceil_div(distance, static_cast<long long>(Step)) * Step};
   }
   if (count > 1 && distance < 0 && !mutant(defect::negative_batch_distance_accepted)) return {errc::bad_value, apart, distance, 0};
+  constexpr long long farthest = 1ll << 46;            // beyond any address space, so that sizes in bytes never overflow
+  if (count > 1 && distance > farthest / count) return {errc::out_of_reach, apart, distance, farthest / count};
   return {};
 }
 
@@ -80,15 +82,15 @@ template <b_order Order, bool Pairs, class Args> status check_dense(const Args& 
   if (const status bad = detail::check_matrix(x.a, count, x.batch.a, "a is null", "a: extents must not be negative",
         "a: stride must be at least the columns", "a: the base must be a multiple of 16 bytes, or use options::any_width",
         "a: stride must be a multiple of 16 bytes, or use options::any_width", "a: columns (K) must be a multiple of 16 bytes, or use options::any_width",
-        "batch.a must be a multiple of 16 bytes and not negative, or use options::any_width"); !bad) return bad;
+        "batch.a must be a multiple of 16 bytes (or use options::any_width), not negative and within the address space"); !bad) return bad;
   if (const status bad = detail::check_matrix(x.b, count, x.batch.b, "b is null", "b: extents must not be negative",
         "b: stride must be at least the columns", "b: the base must be a multiple of 16 bytes, or use options::any_width",
         "b: stride must be a multiple of 16 bytes, or use options::any_width", "b: columns must be a multiple of 16 bytes, or use options::any_width",
-        "batch.b must be a multiple of 16 bytes and not negative, or use options::any_width"); !bad) return bad;
+        "batch.b must be a multiple of 16 bytes (or use options::any_width), not negative and within the address space"); !bad) return bad;
   if (const status bad = detail::check_matrix(x.c, count, x.batch.c, "c is null", "c: extents must not be negative",
         "c: stride must be at least the columns", "c: the base must be a multiple of 16 bytes, or use options::any_width",
         "c: stride must be a multiple of 16 bytes, or use options::any_width", "c: columns (N) must be a multiple of 16 bytes, or use options::any_width",
-        "batch.c must be a multiple of 16 bytes and not negative, or use options::any_width"); !bad) return bad;
+        "batch.c must be a multiple of 16 bytes (or use options::any_width), not negative and within the address space"); !bad) return bad;
 
   if (x.c.rows != x.a.rows && !mutant(defect::wrong_rows_accepted)) return {errc::bad_shape, "c needs as many rows as a (M)", x.c.rows, x.a.rows};
   const int depth = Order == b_order::n_by_k ? x.b.cols : x.b.rows, width = Order == b_order::n_by_k ? x.b.rows : x.b.cols;
