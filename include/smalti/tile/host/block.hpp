@@ -68,14 +68,16 @@ struct block {
 
   // ---- memory: operands
   template <class T, int R, int K, class S, int Step> static void load(left_panel<T, R, K>& t, const view<S, Step>& m, int i, int j) {
-    if constexpr (std::is_same_v<std::remove_const_t<S>, typename left_panel<T, R, K>::storage>)
-      if (inside(m.cols, std::int64_t(j) * K, K) == K || mutant(defect::left_used_past_k)) {   // used where it lies
+    if constexpr (std::is_same_v<std::remove_const_t<S>, typename left_panel<T, R, K>::storage>) {
+      const int depth = inside(m.cols, std::int64_t(j) * K, K);
+      if (depth % (4 / int(sizeof(S))) == 0 || mutant(defect::left_used_past_k)) {   // whole words: used where it lies
         t.live = mutant(defect::left_reads_all_rows) ? R : inside(m.rows, std::int64_t(i) * R, R);
         t.data = m.data + std::int64_t(i) * R * m.stride + std::int64_t(j) * K;
         t.stride = m.stride;
-        t.depth = K;
+        t.depth = depth;
         return;
       }
+    }
     fill_left(t, inside(m.cols, std::int64_t(j) * K, K), [&](int r) { return address(m, std::int64_t(i) * R + r, std::int64_t(j) * K); });
   }
   template <class T, int R, int K, class S, int Step>
