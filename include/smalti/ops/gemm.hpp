@@ -72,7 +72,7 @@ struct dense {
   template <class Context> static std::size_t workspace_bytes(const Context& context, const args& x) {
     static_assert(explain_context<Context>());
     if constexpr (!runs_here<Context>) return 0;
-    else return is_decode(x) ? lay_out<gemm_regime::decode>(context, x, nullptr).bytes : lay_out<gemm_regime::prefill>(context, x, nullptr).bytes;
+    else return in_regime(context, x, [&](auto regime) { return lay_out<regime.value>(context, x, nullptr).bytes; });
   }
 
   //! Starts the product on the context; on the host it is done on return. Never allocates or waits.
@@ -82,7 +82,7 @@ struct dense {
       if (const status bad = first_of([&] { return check(context, x); },
                                       [&] { return mutant(defect::workspace_not_checked) ? status{} : check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
       if (x.c.rows == 0 || x.c.cols == 0 || x.batch.count == 0) return {};
-      return is_decode(x) ? start<gemm_regime::decode>(context, x, memory) : start<gemm_regime::prefill>(context, x, memory);
+      return in_regime(context, x, [&](auto regime) { return start<regime.value>(context, x, memory); });
     } else {
       return check(context, x);
     }
@@ -92,10 +92,9 @@ struct dense {
   //! K only.
   template <class Context> static int suggest_splits(const Context& context, const args& x) {
     static_assert(explain_context<Context>());
-    const int k = is_decode(x) ? tuning_of(context, gemm_regime::decode).k : tuning_of(context, gemm_regime::prefill).k;
-    const int most = ceil_div(x.a.cols, 4 * k) > 1 ? ceil_div(x.a.cols, 4 * k) : 1;
+    const gemm_tuning t = in_regime(context, x, [&](auto regime) { return tuning_of(context, regime.value); });
+    const int most = ceil_div(x.a.cols, 4 * t.k) > 1 ? ceil_div(x.a.cols, 4 * t.k) : 1;
     if (Options::batch_invariant) return most < 8 ? most : 8;
-    const auto t = tuning_of(context, is_decode(x) ? gemm_regime::decode : gemm_regime::prefill);
     const long long tiles = static_cast<long long>(ceil_div(x.c.rows, t.m)) * ceil_div(x.c.cols, t.n) * x.batch.count;
     const long long wanted = tiles > 0 ? processors(base_of(context)) / tiles : 1;
     return static_cast<int>(wanted < 1 ? 1 : wanted < most ? wanted : most);
@@ -134,7 +133,15 @@ private:
   template <class Context> static constexpr gemm_tuning tuning_of(const Context& context, gemm_regime regime) {
     return typename selector_for<Context>::type{}(target_for(base_of(context)), regime);
   }
-  static constexpr bool is_decode(const args& x) { return !Options::batch_invariant && x.c.rows <= decode_rows; }
+  // work(regime) for the regime of these arguments, as a type: each is a kernel of its own.
+  template <gemm_regime R> using constant = std::integral_constant<gemm_regime, R>;
+  template <class Context, class Work> static constexpr auto in_regime(const Context&, const args& x, Work work) {
+    if (!Options::batch_invariant && x.c.rows <= decode_rows) return work(constant<gemm_regime::decode>{});
+    using selector = typename selector_for<Context>::type;
+    if constexpr (is_host<Context> && Options::b == b_order::n_by_k && !(selector{}(target::host, gemm_regime::few) == selector{}(target::host, gemm_regime::prefill)))
+      if (x.c.rows <= few_rows) return work(constant<gemm_regime::few>{});
+    return work(constant<gemm_regime::prefill>{});
+  }
 
   struct plan {
     workspace panels;

@@ -169,11 +169,16 @@ struct block {
   }
   template <class S, int Step, class T, int R, int C>
   static void store(const transposed_view<view<S, Step>>& m, int i, int j, const array_tile<T, R, C>& t) {
-    const int high = mutant(defect::store_turned_unmasked) ? R : inside(m.of.cols, std::int64_t(i) * R, R);
-    for (int c = 0; c < inside(m.of.rows, std::int64_t(j) * C, C); ++c) {
-      S* p = m.of.data + (std::int64_t(j) * C + c) * m.of.stride + std::int64_t(i) * R;
-      for (int r = 0; r < high; ++r) p[r] = single<S>(t.v[r][c]);
-    }
+    const int high = mutant(defect::store_turned_unmasked) ? R : inside(m.of.cols, std::int64_t(i) * R, R), wide = inside(m.of.rows, std::int64_t(j) * C, C);
+    for (int c = 0; c < wide; c += lane_count)
+      for (int r = 0; r < high; r += lane_count) {           // sixteen rows of sixteen values, turned in registers
+        const void* rows[lane_count];
+        alignas(64) T turned[lane_count][lane_count];
+        for (int h = 0; h < lane_count; ++h) rows[h] = &t.v[r + h < R ? r + h : R - 1][c];
+        transpose_words(turned, lane_count, rows);
+        for (int h = 0; h < lane_count && c + h < wide; ++h)
+          put(m.of.data + (std::int64_t(j) * C + c + h) * m.of.stride + std::int64_t(i) * R + r, turned[h], high - r < lane_count ? high - r : lane_count);
+      }
   }
   template <class S, int Step, class T, int R> static void store(const view<S, Step>& m, int i, int j, const array_column<T, R>& t) {
     for (int r = 0; r < inside(m.rows, std::int64_t(i) * R, R); ++r)
