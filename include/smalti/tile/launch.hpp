@@ -27,7 +27,7 @@ constexpr target target_for(const host_context&) { return target::host; }
 //! How many blocks can run at once.
 inline int processors(const host_context& context) { return host::thread_count(context); }
 
-//! Workspace in which the threads keep packed operands: room for `panel` bytes each, and a quarter more.
+//! Workspace in which the threads keep packed right operands: room for `panel` bytes each, and a quarter more.
 inline std::size_t bytes_to_keep(const host_context& context, std::size_t panel) {
   return (panel + panel / 4 + 4095) / 4096 * 4096 * std::size_t(host::thread_count(context));
 }

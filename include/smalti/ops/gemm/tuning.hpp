@@ -20,9 +20,8 @@ constexpr int decode_rows = 16, few_rows = 128;
 // tiles read A less often and write C in longer runs. Swept on a Xeon with AMX, one thread, 1024^3, as shares of the f32
 // FMA rate of the same run (median of 13): AMX bf16 128x256x1024 3.1, 256x64x512 2.2, 256x256x256 3.0; AMX int8
 // 128x512x1024 6.9, 256x64x1024 3.6; f32 96x256x256 0.79, 192x64x256 0.70; without AMX bf16 384x256x512 0.77 (192x64x256
-// 0.70), int8 384x256x1024 2.7 (192x64x512 2.2). Of the read bandwidth, B from
-// memory: one row 64x4096 0.93, 64x1024 0.91, 16x1024 0.85; 32 rows 128x64x2048 with B left 0.72, 128x256x1024 0.42; 128 rows 0.35
-// and 0.23; 512 rows alike.
+// 0.70), int8 384x256x1024 2.7 (192x64x512 2.2). Of the read bandwidth, B from memory, AMX: one row 64x4096 0.93, 64x1024
+// 0.91, 16x1024 0.85; 32 rows 128x64x2048 with B left 0.72, 128x256x1024 0.42; 128 rows 0.35 and 0.23; 512 rows alike.
 template <class T> SMALTI_HD constexpr gemm_tuning host_tuning(gemm_regime regime) {
   constexpr bool words = sizeof(T) == 1 || (sizeof(T) == 2 && !std::is_same_v<T, fp16>), amx = words && SMALTI_DOT_LEVEL == 4;
   constexpr int k = sizeof(T) == 1 || amx ? 1024 : words ? 512 : 256;

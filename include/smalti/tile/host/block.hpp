@@ -293,7 +293,7 @@ private:
         const panel_store::key key{mutant(defect::panel_key_without_matrix) ? nullptr : m.data, m.rows, m.cols, m.stride,
                                    mutant(defect::panel_key_without_step) ? 0 : i,
                                    mutant(defect::panel_key_without_strip) ? 0 : j,
-                                   ((mutant(defect::panel_key_without_form) ? 0 : form) * 1024 + Panel::rows) * 4096 + Panel::cols};
+                                   mutant(defect::panel_key_without_form) ? 0 : form, Panel::rows, Panel::cols, Panel::per_word};
         const std::byte* p = store_of_panels->find(key);
         if (p == nullptr) {
           std::byte* room = store_of_panels->make(key, sizeof(typename Panel::array));

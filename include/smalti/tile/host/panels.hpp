@@ -48,7 +48,8 @@ class panel_store {
 public:
   struct key {
     const void* data = nullptr;
-    int rows = 0, cols = 0, stride = 0, i = 0, j = 0, form = 0;
+    int rows = 0, cols = 0, stride = 0, i = 0, j = 0;                            // the matrix, and which tile of it
+    int form = 0, panel_rows = 0, panel_cols = 0, per_word = 0;                  // plain or transposed, and how it is packed
     bool operator==(const key&) const = default;
   };
 
@@ -84,7 +85,8 @@ private:
   static constexpr int entries = 1024;
   static unsigned slot(const key& k) {
     std::uint64_t h = reinterpret_cast<std::uintptr_t>(k.data) >> 4;
-    for (std::uint64_t x : {std::uint64_t(unsigned(k.i)), std::uint64_t(unsigned(k.j)), std::uint64_t(unsigned(k.form))})
+    for (std::uint64_t x : {std::uint64_t(unsigned(k.i)), std::uint64_t(unsigned(k.j)), std::uint64_t(unsigned(k.form)),
+                            std::uint64_t(unsigned(k.panel_rows)), std::uint64_t(unsigned(k.panel_cols))})
       h = (h ^ x) * 0x9e3779b97f4a7c15u, h ^= h >> 29;
     return unsigned(h % entries);
   }
