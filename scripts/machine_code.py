@@ -29,7 +29,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,16 +49,9 @@ SHOWN = COPIES + ["USETMAXREG", "LDSM", "LDS", "STS", "PRMT", "LOP3", "LDL", "ST
 def find_toolkit(given):
     if given:
         return pathlib.Path(given)
-    found = shutil.which("nvcc")
-    if found:
-        return pathlib.Path(found).resolve().parent.parent
-    script = ROOT / "scripts" / "cuda.sh"
-    if script.exists():
-        answer = subprocess.run(["bash", str(script)], capture_output=True, text=True)
-        last = answer.stdout.strip().splitlines()[-1:] or [""]
-        if answer.returncode == 0 and (pathlib.Path(last[0]) / "bin" / "nvcc").exists():
-            return pathlib.Path(last[0])
-    return None
+    answer = run(["bash", ROOT / "scripts" / "cuda.sh"])            # knows which nvcc is new enough
+    last = answer.stdout.strip().splitlines()[-1:] or [""]
+    return pathlib.Path(last[0]) if answer.returncode == 0 and last[0] else None
 
 
 def matches(pattern, opcode):
@@ -258,7 +250,7 @@ def page_with(text):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--nvcc", metavar="ROOT", help="the toolkit's folder, which holds bin/nvcc (else nvcc of PATH, else scripts/cuda.sh)")
+    options.add_argument("--nvcc", metavar="ROOT", help="the toolkit's folder, which holds bin/nvcc (else the one scripts/cuda.sh finds)")
     options.add_argument("--arch", default="", help="architectures, as 80,90 (all of the list)")
     options.add_argument("--kernel", action="append", default=[], help="part of a name or a pattern; may be repeated (all)")
     options.add_argument("-j", type=int, default=1, metavar="N", help="compilations at a time (1: one takes a core and a gigabyte)")

@@ -35,6 +35,7 @@ std::vector<check> machine_checks();
 std::vector<check> gemm_checks();
 std::vector<check> attention_checks();
 std::vector<check> prim_checks();
+std::vector<check> norm_checks();
 
 //! `n` elements between two bands; every byte is 0xFF, which is NaN in every float type.
 template <class T> class memory {

@@ -50,7 +50,7 @@ static_assert(names[0] == "address_past_last_row");
 
 std::vector<battery::check> all_checks() {
   std::vector<battery::check> all;
-  for (const auto& some : {battery::machine_checks(), battery::prim_checks(), battery::gemm_checks(), battery::attention_checks()})
+  for (const auto& some : {battery::machine_checks(), battery::prim_checks(), battery::gemm_checks(), battery::attention_checks(), battery::norm_checks()})
     all.insert(all.end(), some.begin(), some.end());
   return all;
 }

@@ -8,6 +8,7 @@
 #include <random>
 #include <smalti/core/float.hpp>
 #include <smalti/core/workspace.hpp>
+#include <vector>
 #if defined(__CUDACC__)
 #  include <cuda_runtime_api.h>
 #endif
@@ -66,6 +67,13 @@ template <class T> array<T> random_array(std::size_t n, std::mt19937& generator,
     else if constexpr (std::is_same_v<T, float>) x = normal(generator);
     else x = smalti::narrow<T>(normal(generator));
   }
+  return a;
+}
+
+//! A copy of a vector.
+template <class T> array<T> array_of(const std::vector<T>& v) {
+  array<T> a(v.size());
+  for (std::size_t i = 0; i < v.size(); ++i) a[i] = v[i];
   return a;
 }
 

@@ -175,6 +175,12 @@ enum class defect : int {
   pieces_visited_twice,        //!< a shuffle visits some pieces twice and others never
   primitive_overlap_accepted,  //!< a primitive may write over what it reads
   any_k_accepted,              //!< any k is accepted
+  norm_without_epsilon,        //!< a normalization adds no epsilon to the mean square
+  norm_gain_of_first_columns,  //!< every tile of a row is scaled by the first columns' gains
+  norm_stream_not_added,       //!< the residual stream is replaced by x, not added to
+  rotary_position_of_first,    //!< every block turns by the first block's positions
+  rotary_sine_not_negated,     //!< the first of a pair adds the second's share instead of subtracting it
+  rotary_head_of_first,        //!< every head turns the first head's columns
 
   count,
   none = -1
