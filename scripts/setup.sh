@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Looks for what a build needs; installs missing Debian packages when root, else names them.
-#   scripts/setup.sh [all|build]      all: tests and benchmarks too (default); build: compiler, CMake, Ninja
+#   scripts/setup.sh [all|demo|build]      all: tests and benchmarks too (default); demo: what the main job needs; build: compiler, CMake, Ninja
 # Prints nothing when nothing is missing. Compilers other than the default: CXX.
 set -euo pipefail
 what=${1:-all}
@@ -19,12 +19,14 @@ look() {
   has_command cmake || missing+=(cmake)
   has_command ninja || missing+=(ninja-build)
   has_command python3 || missing+=(python3)
-  if [ "$what" = all ]; then
+  if [ "$what" != build ]; then
     has_pip || missing+=(python3-pip)
-    has_header catch2/catch.hpp || has_header catch2/catch_all.hpp || missing+=(catch2)
-    has_header benchmark/benchmark.h || missing+=(libbenchmark-dev)
     has_header nlohmann/json.hpp || missing+=(nlohmann-json3-dev)
     has_header pcre2.h -DPCRE2_CODE_UNIT_WIDTH=8 || missing+=(libpcre2-dev)
+  fi
+  if [ "$what" = all ]; then
+    has_header catch2/catch.hpp || has_header catch2/catch_all.hpp || missing+=(catch2)
+    has_header benchmark/benchmark.h || missing+=(libbenchmark-dev)
     has_header dnnl.hpp || missing+=(libdnnl-dev)
     has_openblas || missing+=(libopenblas-dev)
     has_command clang++ || missing+=(clang)
@@ -50,6 +52,8 @@ fi
 # Without these nothing can be built; without the others some tests or benchmarks are missing, and CMake says which.
 for package in "${missing[@]}"; do
   case $package in
-    g++ | cmake | catch2) [ "$what" = build ] && [ "$package" = catch2 ] || exit 1 ;;
+    g++ | cmake) exit 1 ;;
+    catch2) [ "$what" != all ] || exit 1 ;;
+    nlohmann-json3-dev | libpcre2-dev) [ "$what" != demo ] || exit 1 ;;
   esac
 done

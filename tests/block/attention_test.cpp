@@ -4,6 +4,7 @@
 #include <numeric>
 #include <vector>
 #include <smalti/block/attention/flash.hpp>
+#include <smalti/policy/score.hpp>
 #include <smalti/tile/launch.hpp>
 #include "support/arrays.hpp"
 #include "support/contexts.hpp"
@@ -32,16 +33,17 @@ template <class Problem> struct kernel {
   template <target T> using agent = attention::flash_agent<T == target::host ? attention::attention_tuning{32, 32} : attention::attention_tuning{64, 64}, Problem>;
 };
 
-// P is rounded to bf16 (2^-9 of each weight), v exact, the sums in float: |error| <= 2^-8 max|v| and a little.
+// P is rounded to bf16 (2^-8 of each weight at most), v exact, the sums in float: |error| <= 2^-8 max|v| and a little.
 template <class Kv, class Mask, class Key, class Value, class Visible>
 void compare(int q_len, int kv_len, const Kv& kv, const Mask& mask, Key key, Value value, Visible visible, std::mt19937& generator) {
   const auto q = test::random_array<bf16>(std::size_t(heads) * q_len * d, generator);
-  const float scale = 0.125f * 1.4426950408889634f;
-  using problem = attention::flash_problem<d, Kv, float, Mask>;
+  const float scale = 0.125f, in_base_2 = scale * 1.4426950408889634f;
+  using problem = attention::flash_problem<bf16, d, d, Kv, float, Mask, policy::identity_score, policy::softmax, policy::lse_2<float>, false, false>;
   test::for_each_context(seed, [&](const auto& context) {
     test::array<float> o(std::size_t(heads) * q_len * d), lse(heads * q_len);
-    const status st = launch<kernel<problem>>(context, {{q.data(), heads, q_len, d, q_len * d, d}, {o.data(), heads, q_len, d, q_len * d, d},
-                                                        {lse.data(), heads, q_len, q_len}, heads / kv_heads, scale, kv, mask});
+    const status st = launch<kernel<problem>>(context, {.q = attention::bhsd<const bf16>(q.data(), 1, q_len, heads, d), .o = attention::bhsd(o.data(), 1, q_len, heads, d),
+                                                        .lse = attention::bhsd(lse.data(), 1, q_len, heads, 1), .heads_per_kv = heads / kv_heads, .group = 1, .scale = scale, .kv = kv,
+                                                        .mask = mask, .score = {}, .normalizer = {}, .splits = 1, .split_tiles = 0, .partial = nullptr, .stats = {}, .arrived = nullptr, .blocks = {}});
     REQUIRE(st.code == errc::ok);
     test::wait(context);
     REQUIRE(o.guarded());
@@ -55,7 +57,7 @@ void compare(int q_len, int kv_len, const Kv& kv, const Mask& mask, Key key, Val
           if (!visible(i, j)) continue;
           double s = 0;
           for (int e = 0; e < d; ++e) s += test::value(q[(h * q_len + i) * d + e]) * key(h / 2, j, e);
-          w[j] = s * scale;
+          w[j] = s * in_base_2;
           top = std::max(top, w[j]);
         }
         for (double& x : w) sum += x = x == -INFINITY ? 0 : std::exp2(x - top);
@@ -82,10 +84,10 @@ TEST_CASE("attention over contiguous keys", "[block][attention]") {
   std::mt19937 generator(seed);
   for (auto [q_len, kv_len] : {std::pair{1, 77}, {77, 77}, {40, 128}, {33, 129}, {90, 40}}) {
     const auto k = test::random_array<bf16>(std::size_t(kv_heads) * kv_len * d, generator), v = test::random_array<bf16>(std::size_t(kv_heads) * kv_len * d, generator);
-    const attention::contiguous_kv<bf16> kv{{k.data(), kv_heads, kv_len, d, kv_len * d, d}, {v.data(), kv_heads, kv_len, d, kv_len * d, d}};
+    const attention::dense_kv<bf16> kv{attention::bhsd<const bf16>(k.data(), 1, kv_len, kv_heads, d), attention::bhsd<const bf16>(v.data(), 1, kv_len, kv_heads, d)};
     const int shift = kv_len - q_len;
     compare(q_len, kv_len, kv, policy::full{}, reader(k, kv_len), reader(v, kv_len), [](int, int) { return true; }, generator);
-    compare(q_len, kv_len, kv, policy::causal{shift}, reader(k, kv_len), reader(v, kv_len), [=](int i, int j) { return j <= i + shift; }, generator);
+    compare(q_len, kv_len, kv, policy::causal{}, reader(k, kv_len), reader(v, kv_len), [=](int i, int j) { return j <= i + shift; }, generator);
     test::array<int> document(std::max(kv_len, q_len));
     for (int i = 0; i < int(document.size()); ++i) document[i] = i / 37;
     compare(q_len, kv_len, kv, document_window{document.data(), int(document.size()), 20}, reader(k, kv_len), reader(v, kv_len),
@@ -97,9 +99,9 @@ TEST_CASE("attention over fp8 keys", "[block][attention]") {
   std::mt19937 generator(seed);
   const int q_len = 50, kv_len = 99;
   const auto k = test::random_array<fp8_e4m3>(std::size_t(kv_heads) * kv_len * d, generator, 4), v = test::random_array<fp8_e4m3>(std::size_t(kv_heads) * kv_len * d, generator, 4);
-  const attention::contiguous_kv<fp8_e4m3> kv{{k.data(), kv_heads, kv_len, d, kv_len * d, d}, {v.data(), kv_heads, kv_len, d, kv_len * d, d}, 0.25f, 0.25f};
+  const attention::dense_kv<fp8_e4m3> kv{attention::bhsd<const fp8_e4m3>(k.data(), 1, kv_len, kv_heads, d), attention::bhsd<const fp8_e4m3>(v.data(), 1, kv_len, kv_heads, d), nullptr, 0.25f, 0.25f};
   const int shift = kv_len - q_len;
-  compare(q_len, kv_len, kv, policy::causal{shift}, [&](int h, int j, int e) { return 0.25 * reader(k, kv_len)(h, j, e); },
+  compare(q_len, kv_len, kv, policy::causal{}, [&](int h, int j, int e) { return 0.25 * reader(k, kv_len)(h, j, e); },
           [&](int h, int j, int e) { return 0.25 * reader(v, kv_len)(h, j, e); }, [=](int i, int j) { return j <= i + shift; }, generator);
 }
 
@@ -119,11 +121,14 @@ template <int Page> void paged(int q_len, int kv_len) {
   for (std::size_t slot = 0; slot < live.size(); ++slot)
     if (!live[slot])
       for (int e = 0; e < width; ++e) k[slot * width + e] = v[slot * width + e] = bf16{0x7fc0};
-  const attention::paged_kv<bf16, Page> kv{{k.data(), pool, Page, width, Page * width, width}, {v.data(), pool, Page, width, Page * width, width}, table.data(), kv_len};
+  test::array<int> length(1);
+  length[0] = kv_len;
+  const attention::paged_kv<bf16, Page> kv{attention::pool_of<const bf16>(policy::nhd{}, k.data(), pool, Page, kv_heads, d),
+                                           attention::pool_of<const bf16>(policy::nhd{}, v.data(), pool, Page, kv_heads, d), {table.data(), 0, 0, length.data(), 0, Page}, 1, kv_len};
   const auto at = [&](const test::array<bf16>& p) {
     return [&](int h, int j, int e) { return test::value(p[(std::size_t(table[j / Page]) * Page + j % Page) * width + h * d + e]); };
   };
-  compare(q_len, kv_len, kv, policy::causal{shift}, at(k), at(v), [=](int i, int j) { return j <= i + shift; }, generator);
+  compare(q_len, kv_len, kv, policy::causal{}, at(k), at(v), [=](int i, int j) { return j <= i + shift; }, generator);
   compare(q_len, kv_len, kv, policy::full{}, at(k), at(v), [](int, int) { return true; }, generator);
 }
 

@@ -1,9 +1,11 @@
 // The library's agents with their default tunings, compiled to machine code by scripts/machine_code.py. One kernel a
 // compilation, chosen by -DKERNEL=name. Nothing here runs.
-#include <smalti/block/attention/flash.hpp>
-#include <smalti/block/gemm/weight_only.hpp>
+#include <smalti/block/gemm/activations.hpp>
+#include <smalti/block/gemm/linear.hpp>
+#include <smalti/ops/attention.hpp>
 #include <smalti/ops/gemm/tuning.hpp>
 #include <smalti/policy/codec.hpp>
+#include <smalti/policy/score.hpp>
 #include <smalti/tile/launch.hpp>
 
 namespace kernels {
@@ -33,14 +35,63 @@ using gemm_fp16 = dense<fp16, fp16, none, prefill>;
 using gemm_f32 = dense<float, float, none, prefill>;
 using gemm_s8 = dense<std::int8_t, int, none, prefill>;
 
-// ---- weight-only GEMM
-template <int M, int N, bool Left> struct weight_only {
-  using problem = gemm::weight_only_problem<policy::int4_symmetric<128>, bf16>;
-  using arguments = problem::arguments;
-  template <target> using agent = gemm::weight_only_agent<gemm::weight_only_tuning{M, N, Left}, problem>;
+// ---- linear layers with packed weights
+template <class Format, class Layout, policy::scale_in In, class X, int M, int N, bool Left, class Factors = gemm::activation_factors<>, class Rows = gemm::one_matrix, class Epilogue = policy::chain<>, int Old = M>
+struct packed {
+  using source = gemm::packed_weights<Format, Layout, In>;
+  using problem = gemm::linear_problem<X, X, source, Factors, bf16, Epilogue, Rows, false>;
+  using arguments = typename problem::arguments;
+  static constexpr bool old(target t) { return t == target::sm80 || t == target::sm89; }
+  template <target T> using agent = gemm::linear_agent<gemm::linear_tuning{.m = old(T) ? Old : M, .n = N, .weights_left = Left}, problem>;
 };
-using w4a16_decode = weight_only<16, 128, false>;
-using w4a16_left = weight_only<64, 128, true>;
+constexpr auto accumulator = policy::scale_in::accumulator, in_operand = policy::scale_in::operand;
+template <int Bits, int Depth = 32> using pairs_layout = policy::weight_layout<Bits, policy::machine_family::gpu, Depth>;
+template <int Bits, int Depth = 32> using quads_layout = policy::weight_layout<Bits, policy::machine_family::host, Depth, 1>;
+using w4a16_decode = packed<policy::int4_symmetric<128>, pairs_layout<4>, accumulator, bf16, 16, 128, false>;
+using w4a16_left = packed<policy::int4_symmetric<128>, pairs_layout<4>, accumulator, bf16, 64, 128, true>;
+using w4a16_zeros = packed<policy::int4_affine<128>, pairs_layout<4>, accumulator, fp16, 64, 64, true, gemm::activation_factors<-1, true>>;
+using w4a16_operand = packed<policy::int4_affine<128>, pairs_layout<4>, in_operand, fp16, 16, 64, false>;
+using w3a16_decode = packed<policy::int_affine<3, 128>, pairs_layout<3>, accumulator, bf16, 16, 64, false>;
+using w8a16_left = packed<policy::int_affine<8, 128>, pairs_layout<8>, accumulator, bf16, 64, 64, true>;
+using nf4_decode = packed<policy::bnb_nf4<64>, pairs_layout<4>, accumulator, bf16, 16, 64, false>;
+using mxfp4_left = packed<policy::mxfp4, pairs_layout<4>, accumulator, bf16, 64, 64, true, gemm::activation_factors<>, gemm::one_matrix, policy::chain<>, 32>;
+using nvfp4_left = packed<policy::nvfp4_multiplier, pairs_layout<4, 16>, accumulator, bf16, 64, 64, true, gemm::activation_factors<>, gemm::one_matrix, policy::chain<>, 32>;
+using q4k_decode = packed<policy::q4_k, pairs_layout<4>, accumulator, bf16, 16, 64, false, gemm::activation_factors<-1, true>>;
+using w4a16_grouped = packed<policy::int4_symmetric<128>, pairs_layout<4>, accumulator, bf16, 64, 64, true, gemm::activation_factors<>, gemm::row_groups>;
+using w4a16_moe = packed<policy::int4_symmetric<128>, pairs_layout<4>, accumulator, bf16, 64, 64, true, gemm::activation_factors<>, gemm::mapped_row_groups>;
+
+// ---- activations that are quantized too
+template <class Format, class Layout, int Group, int M, int N, bool Left, bool Sums = false> struct integers {
+  using source = gemm::packed_weights<Format, Layout, accumulator>;
+  using problem = gemm::linear_problem<std::int8_t, std::int8_t, source, gemm::activation_factors<Group, Sums>, bf16, policy::chain<>, gemm::one_matrix, false>;
+  using arguments = typename problem::arguments;
+  static constexpr int rows(target t) { return M > 32 && Group != 0 && (t == target::sm80 || t == target::sm89) ? 32 : M; }
+  template <target T> using agent = gemm::linear_agent<gemm::linear_tuning{.m = rows(T), .n = N, .weights_left = Left}, problem>;
+};
+using w4a8_left = integers<policy::int_affine<4, 128>, quads_layout<4>, 128, 64, 64, true>;
+using w4a8_decode = integers<policy::q4_0, quads_layout<4>, 32, 16, 64, false>;
+using w8a8_left = integers<policy::int_affine<8, 0, policy::zero_point::none, float>, quads_layout<8>, 0, 64, 64, true>;
+template <class WeightScales, int Group, int M, int N, bool Left> struct bytes_of_floats {
+  using source = gemm::plain_weights<fp8_e4m3, gemm::scale_arrays<WeightScales>>;
+  using problem = gemm::linear_problem<fp8_e4m3, fp8_e4m3, source, gemm::activation_factors<Group>, bf16, policy::chain<>, gemm::one_matrix, false>;
+  using arguments = typename problem::arguments;
+  static constexpr bool old(target t) { return t == target::sm80 || t == target::sm89; }
+  template <target T> using agent = gemm::linear_agent<gemm::linear_tuning{.m = old(T) ? 32 : M, .n = N, .k = 128, .weights_left = Left}, problem>;
+};
+using fp8_blocks = bytes_of_floats<policy::fp8_block::scales, 128, 64, 64, true>;
+using plan_of_groups = gemm::plan_row_tiles<std::int32_t>;
+struct group_plan {
+  using arguments = plan_of_groups::arguments;
+  template <target> using agent = plan_of_groups;
+};
+struct column_order {
+  using arguments = gemm::gather_columns<bf16, step_of<bf16>, 16, 64>::arguments;
+  template <target> using agent = gemm::gather_columns<bf16, step_of<bf16>, 16, 64>;
+};
+struct sums_of_groups {
+  using arguments = gemm::group_sums<bf16, step_of<bf16>, 128, 16, 64>::arguments;
+  template <target> using agent = gemm::group_sums<bf16, step_of<bf16>, 128, 16, 64>;
+};
 
 // ---- attention, d = 128
 // A mask that a user might write: tokens of one document, in a window.
@@ -53,18 +104,46 @@ struct document_window {
     return lookup(document, k, n) == lookup(document, q, n) && k <= q && k > q - window;
   }
 };
-// Without TMA a page as large as the key tile gains nothing over a gather, and having both forms spills: 32 keys there.
-template <class Kv, class Mask, int Wide = 128, int Old = 64> struct attend {
-  using problem = attention::flash_problem<128, Kv, bf16, Mask>;
-  using arguments = typename problem::arguments;
-  static constexpr bool wide(target t) { return t == target::sm90 || t == target::sm100; }
-  template <target T> using agent = attention::flash_agent<attention::attention_tuning{wide(T) ? Wide : 64, T == target::sm80 || T == target::sm89 ? Old : 64}, problem>;
+struct plain : attention::options {
+  static constexpr bool ragged = false;
 };
-using attention_causal = attend<attention::contiguous_kv<bf16>, policy::causal>;
-using attention_user_mask = attend<attention::contiguous_kv<bf16>, document_window, 64>;
-using attention_fp8 = attend<attention::contiguous_kv<fp8_e4m3>, policy::causal>;
-using attention_page64 = attend<attention::paged_kv<bf16, 64>, policy::causal, 128, 32>;
-using attention_page16 = attend<attention::paged_kv<bf16, 16>, policy::causal>;
+struct ragged_rows : attention::options {};
+struct splitting : attention::options {
+  static constexpr bool split_kv = true;
+};
+struct latent_values : attention::options {
+  static constexpr int value_dim = 512;
+};
+using attention::attention_regime;
+// As the op starts it, with the default tuning or another's.
+template <int D, class Kv, class Mask, class Options = plain, attention_regime Regime = attention_regime::prefill, class Tuning = void>
+struct attend {
+  using op = attention::flash<bf16, D, Kv, Mask, Options>;
+  using tuning = std::conditional_t<std::is_void_v<Tuning>, attention::default_tuning<bf16, D, op::value_dim>, Tuning>;
+  using kernel = typename op::template kernel<tuning, Regime, Options::split_kv>;
+  using arguments = typename kernel::arguments;
+  template <target T> using agent = typename kernel::template agent<T>;
+};
+template <int Wide, int Old> struct tiles {
+  SMALTI_HD constexpr attention::attention_tuning operator()(target t, attention_regime) const {
+    const bool large = t == target::sm90 || t == target::sm100;
+    return {.m = large ? Wide : 64, .n = large || t == target::sm120 ? 64 : Old};
+  }
+};
+using attention_causal = attend<128, attention::dense_kv<bf16>, policy::causal>;
+using attention_causal_64 = attend<64, attention::dense_kv<bf16>, policy::causal>;
+using attention_causal_256 = attend<256, attention::dense_kv<bf16>, policy::causal>;
+using attention_ragged = attend<128, attention::dense_kv<bf16>, policy::causal, ragged_rows>;
+using attention_user_mask = attend<128, attention::dense_kv<bf16>, document_window, plain, attention_regime::prefill, tiles<64, 64>>;
+using attention_fp8 = attend<128, attention::dense_kv<fp8_e4m3>, policy::causal>;
+// Without TMA a page as large as the key tile gains nothing over a gather, and having both forms spills: 32 keys there.
+using attention_page64 = attend<128, attention::paged_kv<bf16, 64>, policy::causal, ragged_rows, attention_regime::prefill, tiles<128, 32>>;
+using attention_page16 = attend<128, attention::paged_kv<bf16, 16>, policy::causal, ragged_rows>;
+using attention_decode = attend<128, attention::paged_kv<bf16, 16>, policy::causal, splitting, attention_regime::decode>;
+using attention_decode_whole = attend<128, attention::paged_kv<bf16, 16>, policy::causal, ragged_rows, attention_regime::decode>;
+using attention_decode_64 = attend<64, attention::paged_kv<bf16, 16>, policy::causal, splitting, attention_regime::decode>;
+using attention_decode_256 = attend<256, attention::paged_kv<bf16, 16>, policy::causal, splitting, attention_regime::decode>;
+using attention_latent = attend<576, attention::paged_kv<bf16, 64>, policy::causal, latent_values, attention_regime::decode>;
 
 }  // namespace kernels
 

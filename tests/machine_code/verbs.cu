@@ -242,7 +242,7 @@ template <target> struct functions {
 };
 
 // ---- words and unpack
-struct four_bits { static constexpr int offset = 8; };
+using four_bits = policy::offset_int<4>;
 template <class T, bool Left> struct unpacked {
   stack<const std::uint32_t> codes;
   view<const T> x;
@@ -263,13 +263,13 @@ template <class T, bool Left> struct unpacked {
         left<Block, T, 64, 32> a;
         right<Block, T, 32, 64> b;
         block.load(b, transposed(x), g * 4 + P, block.x());
-        block.template unpack<P>(a, w, four_bits{});
+        block.template unpack<P>(a, four_bits{}, w);
         block.product(acc, a, b);
       } else {
         left<Block, T, 64, 32> a;
         right<Block, T, 32, 64> b;
         block.load(a, x, block.x(), g * 4 + P);
-        block.template unpack<P>(b, w, four_bits{});
+        block.template unpack<P>(b, four_bits{}, w);
         block.product(acc, a, b);
       }
       plane<P + 1>(block, acc, w, g);

@@ -1,6 +1,6 @@
 // gemm::dense with small tiles, exactly: types, layouts, batches, epilogues, split K, gated pairs; what its check
 // refuses; and the weight-only agent.
-#include <smalti/block/gemm/weight_only.hpp>
+#include <smalti/block/gemm/linear.hpp>
 #include <smalti/ops/gemm.hpp>
 #include <smalti/policy/codec.hpp>
 
@@ -228,40 +228,47 @@ void refusals() {
   expect(splits::run(context, x, {work.data(), work.bytes() - 1}).code == errc::workspace_too_small, "a small workspace");
 }
 
-// ---- weight-only
+// ---- packed weights: four bits, groups of 128
 
-template <class Problem> struct weight_only_kernel {
+template <class Problem> struct linear_kernel {
   using arguments = typename Problem::arguments;
-  template <target> using agent = gemm::weight_only_agent<gemm::weight_only_tuning{16, 32}, Problem>;
+  template <target> using agent = gemm::linear_agent<gemm::linear_tuning{.m = 16, .n = 32}, Problem>;
 };
-void weight_only() {
+void packed() {
   constexpr int m = 19, n = 45, k = 3 * 128, strips = 2;
+  using layout = policy::weight_layout<4, policy::machine_family::host, 64, 32>;      // two operands share a group
   const matrix<bf16> x(1, m, k, k, 41);
-  matrix<float> scales(1, 3, n, n + 3, 42), y(1, m, n, n + 3);
+  matrix<float> scales(1, 3, 48, 48, 42), y(1, m, n, n + 3);
   std::vector<int> code(std::size_t(n) * k);
   std::minstd_rand generator(43);
   for (int& c : code) c = int(generator() >> 8) % 16;
-  memory<std::uint32_t> words(std::size_t(strips) * (k / 8) * 32);
+  memory<std::uint32_t> words(std::size_t(layout::size(n, k, 0)));
   std::memset(words.data(), 0, words.bytes());
   for (int j = 0; j < n; ++j)
-    for (int c = 0; c < k; ++c)
-      words[(std::size_t(j / 32) * (k / 8) + c / 128 * 16 + c % 32 / 2) * 32 + j % 32] |= std::uint32_t(code[std::size_t(j) * k + c])
-                                                                                          << (16 * (c % 2) + 4 * (c % 128 / 32));
-  using problem = gemm::weight_only_problem<policy::int4_symmetric<128>, float>;
-  const problem::arguments arguments{{x.at.data(), m, k, k},
-                                     {words.data(), strips, k / 8, 32, k / 8 * 32, 32},
-                                     {scales.at.data(), 3, n, n + 3},
-                                     {y.at.data(), m, n, n + 3}};
+    for (int c = 0; c < k; ++c) {
+      const auto at = layout::place(c, 0);
+      words[std::size_t(layout::index(j, at.word, layout::words_of(k, 0)))] |= std::uint32_t(code[std::size_t(j) * k + c]) << at.bit;
+    }
+  using source = gemm::packed_weights<policy::int4_symmetric<128>, layout, policy::scale_in::accumulator>;
+  using problem = gemm::linear_problem<bf16, bf16, source, gemm::activation_factors<>, float, policy::chain<>, gemm::one_matrix, false, step_of<bf16>, 1>;
+  constexpr int high = layout::words_of(k, 0);
+  source weights{};
+  weights.planes.a = {words.data(), strips, high, 32, high * 32, 32};
+  weights.scales.scale = {scales.at.data(), 3, 48, 48};
+  problem::arguments arguments{};
+  arguments.x = {x.at.data(), m, k, k};
+  arguments.weights = weights;
+  arguments.y = {y.at.data(), m, n, n + 3};
   for (const host_context& context : contexts()) {
     y.at.poison();
     poison_stack();
-    expect(launch<weight_only_kernel<problem>>(context, arguments).code == errc::ok, "weight-only");
-    expect(y.intact(), "weight-only stays inside");
+    expect(launch<linear_kernel<problem>>(context, arguments).code == errc::ok, "packed weights");
+    expect(y.intact(), "packed weights stay inside");
     for (int i = 0; i < m; ++i)
       for (int j = 0; j < n; ++j) {
         double want = 0;
         for (int c = 0; c < k; ++c) want += x.get(0, i, c) * (code[std::size_t(j) * k + c] - 8) * scales.get(0, c / 128, j);
-        expect(y.get(0, i, j) == want, "weight-only");
+        expect(y.get(0, i, j) == want, "packed weights");
       }
   }
 }
@@ -271,7 +278,7 @@ void weight_only() {
 namespace battery {
 std::vector<check> gemm_checks() {
   return {{"gemm types and layouts", types},   {"gemm epilogues", epilogues}, {"gemm gated pairs", gated},
-          {"gemm split K", split_k},           {"gemm refusals", refusals},   {"gemm weight-only", weight_only},
+          {"gemm split K", split_k},           {"gemm refusals", refusals},   {"gemm packed weights", packed},
           {"gemm at the end of memory", edges}};
 }
 }  // namespace battery

@@ -282,11 +282,14 @@ struct alibi_one_sided : policy::alibi {
 // ---- codecs: code c stands for c - 8
 
 template <class Codec> bool codec_law(Codec codec) {
-  constexpr int N = 16, Words = 16, K = 2 * Words;
+  constexpr int N = 16, Words = 8, K = 4 * Words;
+  using planes = policy::word_planes<4, 4, Words>;
   static std::array<std::uint32_t, Words * N> codes;
   static std::array<bf16, K * K> unit;
-  for (int w = 0; w < Words; ++w)
-    for (int n = 0; n < N; ++n) codes[w * N + n] = std::uint32_t(n) | std::uint32_t((w + n) % 16) << 16;
+  const auto code_of = [](int k, int n) { return (k % 3 == 0 ? n : (k / 2 + n)) % 16; };
+  codes.fill(0);
+  for (int k = 0; k < K; ++k)
+    for (int n = 0; n < N; ++n) codes[planes::place(k, 0).word * N + n] |= std::uint32_t(code_of(k, n)) << planes::place(k, 0).bit;
   for (int i = 0; i < K * K; ++i) unit[i] = narrow<bf16>(i % (K + 1) == 0 ? 1.0f : 0.0f);
   host::block b{{0, 0, 0}};
   host::block::left<bf16, K, K> one;
@@ -294,18 +297,16 @@ template <class Codec> bool codec_law(Codec codec) {
   host::block::words<N, Words> packed;
   host::block::tile<float, K, N> seen;
   b.load(packed, stack<const std::uint32_t>{codes.data(), 1, Words, N, Words * N, N}, 0, 0);
-  b.template unpack<0>(w, packed, codec);
+  b.template unpack<0>(w, codec, packed);
   b.load(one, view<const bf16>{unit.data(), K, K, K}, 0, 0);
   b.fill(seen, 0.0f);
   b.product(seen, one, w);
   for (int k = 0; k < K; ++k)
     for (int n = 0; n < N; ++n)
-      if (seen.v[k][n] != float((k % 2 == 0 ? n : (k / 2 + n) % 16) - 8)) return false;
+      if (seen.v[k][n] != float(code_of(k, n) - 8)) return false;
   return true;
 }
-struct int4_from_seven : policy::int4_symmetric<32> {
-  static constexpr int offset = 7;
-};
+using int4_from_seven = policy::offset_int<4, 7>;
 
 struct trial {
   const char* name;
@@ -352,7 +353,7 @@ TEST_CASE("the laws of policies hold for the library's and for none with a mista
       {"rotate_on_read", phase_law(policy::rotate_on_read{}, -1)},
       {"block_relative", phase_law(policy::block_relative{3}, 3)},
       {"alibi", alibi_law(policy::alibi{0.5f})},
-      {"int4_symmetric", codec_law(policy::int4_symmetric<32>{})},
+      {"int4_symmetric", codec_law(policy::offset_int<4>{})},
   };
   const trial mutants[] = {
       {"causal_off_by_one", mask_law(causal_off_by_one{{2}}, causal)},

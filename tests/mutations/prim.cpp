@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include <smalti/prim/permute.hpp>
+#include <smalti/prim/sample.hpp>
 #include <smalti/prim/scan.hpp>
 #include <smalti/prim/select_k.hpp>
 #include <smalti/prim/sort.hpp>
@@ -160,6 +161,38 @@ void moving() {
   }
 }
 
+// How often each token comes in 400 draws.
+template <prim::draw How> std::vector<int> drawn(const std::vector<float>& logits, prim::sampling s) {
+  constexpr int draws = 400;
+  const int n = int(logits.size());
+  memory<float> copies(std::size_t(draws) * n);
+  std::vector<prim::sampling> rows(draws, s);
+  memory<std::int32_t> tokens(draws);
+  for (int i = 0; i < draws; ++i) {
+    rows[i].position = unsigned(i);
+    for (int j = 0; j < n; ++j) copies[std::size_t(i) * n + j] = logits[j];
+  }
+  run<prim::sample<float, How>>(host_context{2, 5}, {.logits = {copies.data(), draws, n, n}, .rows = rows.data(), .seed = 3, .tokens = tokens.data()});
+  expect(tokens.intact(), "sample stays inside");
+  std::vector<int> seen(n);
+  for (int i = 0; i < draws; ++i) {
+    expect(tokens[i] >= 0 && tokens[i] < n, "a token of the vocabulary");
+    ++seen[tokens[i]];
+  }
+  return seen;
+}
+void tokens() {
+  using prim::draw;
+  expect(drawn<draw::cumulative>({1, 4, 4}, {.temperature = 0})[1] == 400, "the first of the greatest");
+  expect(drawn<draw::cumulative>({0, 1}, {.temperature = 0.2f})[0] < 20, "temperature");
+  const std::vector<int> equals = drawn<draw::gumbel>(std::vector<float>(8, 1.0f), {});
+  for (int seen : equals) expect(seen > 15, "each of eight equal tokens has noise of its own");
+  const std::vector<int> best = drawn<draw::cumulative>({3, 2, 3, 1}, {.top_k = 2});
+  expect(best[0] + best[2] == 400 && best[0] > 100 && best[2] > 100, "top_k");
+  const std::vector<int> half = drawn<draw::cumulative>(std::vector<float>(10, 0.0f), {.top_p = 0.45f});
+  for (int j = 0; j < 10; ++j) expect(j < 5 ? half[j] > 20 : half[j] == 0, "top_p");
+  expect(drawn<draw::cumulative>({0, -2}, {.min_p = 0.2f})[1] == 0, "min_p");
+}
 void refusals() {
   memory<float> rows(64), values(64);
   memory<std::int32_t> indices(64);
@@ -177,6 +210,6 @@ void refusals() {
 
 namespace battery {
 std::vector<check> prim_checks() {
-  return {{"select_k", selection}, {"scan", sums}, {"sort_by_key", sorting}, {"permute", moving}, {"refusals of primitives", refusals}};
+  return {{"select_k", selection}, {"scan", sums}, {"sort_by_key", sorting}, {"permute", moving}, {"sample", tokens}, {"refusals of primitives", refusals}};
 }
 }  // namespace battery

@@ -55,32 +55,123 @@ template <class T> struct twice {
   }
 };
 
-struct unpacked {
-  static constexpr int M = 16, N = 32, W = 16;                 // a group of 128
-  using codec = policy::int4_symmetric<128>;
+// multiply, turn, matrices of stacks of stacks, and a column scattered to rows: c = (a b)' of one matrix of each, and the
+// largest of each row of a b to the rows in reverse
+struct turned {
+  static constexpr int N = 32;
   struct arguments {
-    view<const bf16> a;
-    stack<const std::uint32_t> codes;
-    view<float, 1> c;
+    stacks<const bf16> a;
+    view<const bf16> b;
+    stacks<float> c;
+    view<float, 1> largest;
   } x;
   static constexpr grid blocks(const arguments&) { return {}; }
-  template <int Plane, class Block, class Acc, class Words> SMALTI_HD void plane(Block& block, Acc& acc, const Words& w) const {
-    left<Block, bf16, M, 32> a;
-    right<Block, bf16, 32, N> b;
-    block.load(a, x.a, 0, Plane);
-    block.template unpack<Plane>(b, w, codec{});
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    left<Block, bf16, N, N> a;
+    right<Block, bf16, N, N> b;
+    tile<Block, float, N, N> acc, t;
+    block.load(a, x.a, 1, 2, 0, 0);
+    block.load(b, x.b, 0, 0);
+    block.fill(acc, 77.0f);                                    // multiply begins anew
+    block.multiply(acc, a, b);
+    block.turn(t, acc);
+    block.store(x.c, 1, 2, 0, 0, t);
+    column<Block, float, N> most;
+    column<Block, int, N> to;
+    block.row_max(most, acc);
+    block.map([=, rows = x.a.rows](auto r) { return where(r < rows, rows - 1 - r, -1); }, to, row_index{});
+    block.store_rows(x.largest, to, 0, most);
+  }
+};
+
+// Codes to an operand and through a product: T takes Run 2 on cuda_tile and Run 4 on the host, int8 Run 4 on both. One word
+// tile: every position of it in turn.
+#if defined(__CUDACC__)
+template <class T> constexpr int codes_of_run = std::is_same_v<T, std::int8_t> ? 4 : 2;
+#else
+template <class T> constexpr int codes_of_run = 4;
+#endif
+template <class T, class Codec, bool Scaled> struct unpacked {
+  static constexpr int M = 16, N = 32, W = 32 / codes_of_run<T>;        // 32 codes an operand: square, left and right look alike
+  using planes = policy::word_planes<Codec::bits, codes_of_run<T>, W>;
+  static constexpr int tiles = planes::lane / planes::narrowest;
+  using sum = std::conditional_t<std::is_same_v<T, std::int8_t>, int, float>;
+  struct arguments {
+    view<const T> a;
+    stack<const std::uint32_t> first, second, third;
+    view<const float, 1> scales, zeros;
+    view<sum, 1> c;
+  } x;
+  static constexpr grid blocks(const arguments&) { return {}; }
+  template <int Tile, class Block, class Acc, class... Words> SMALTI_HD void one(Block& block, Acc& acc, const Words&... w) const {
+    left<Block, T, M, 32> a;
+    right<Block, T, 32, N> b;
+    block.load(a, x.a, 0, Tile);
+    if constexpr (Scaled) {
+      row<Block, float, N> scale, zero;
+      block.load(scale, x.scales, 0, 0);
+      block.load(zero, x.zeros, 0, 0);
+      block.template unpack_scaled<Tile>(b, Codec{}, scale, zero, w...);
+    } else {
+      block.template unpack<Tile>(b, Codec{}, w...);
+    }
     block.product(acc, a, b);
   }
+  template <int Tile, class Block, class Acc> SMALTI_HD void each(Block& block, Acc& acc) const {
+    if constexpr (Tile < tiles) {
+      words<Block, N, W> first, second, third;
+      block.load(first, x.first, planes::word_tile(Tile, 0), 0);
+      if constexpr (planes::parts == 1) one<Tile>(block, acc, first);
+      if constexpr (planes::parts > 1) block.load(second, x.second, planes::word_tile(Tile, 1), 0);
+      if constexpr (planes::parts == 2) one<Tile>(block, acc, first, second);
+      if constexpr (planes::parts > 2) {
+        block.load(third, x.third, planes::word_tile(Tile, 2), 0);
+        one<Tile>(block, acc, first, second, third);
+      }
+      each<Tile + 1>(block, acc);
+    }
+  }
   template <class Block> SMALTI_HD void operator()(Block& block) const {
-    words<Block, N, W> w;
-    tile<Block, float, M, N> acc;
-    block.load(w, x.codes, 0, 0);
-    block.fill(acc, 0.0f);
-    plane<0>(block, acc, w);
-    plane<1>(block, acc, w);
-    plane<2>(block, acc, w);
-    plane<3>(block, acc, w);
+    tile<Block, sum, M, N> acc;
+    block.fill(acc, 0);
+    each<0>(block, acc);
     block.store(x.c, 0, 0, acc);
+  }
+};
+
+// Scaled products: int8 or bf16, with and without the correction; one group a product
+template <class T> struct scaled {
+  static constexpr int M = 16, N = 32, K = 64;
+  struct arguments {
+    view<const T> a, b;                                          // M x K, N x K
+    view<const float, 1> rows, columns, sums, minima;           // groups x M, groups x N
+    view<float, 1> plain, by_column, corrected;
+    int k;
+  } x;
+  static constexpr grid blocks(const arguments& x) { return {ceil_div(x.plain.rows, M), ceil_div(x.plain.cols, N), 1}; }
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    tile<Block, float, M, N> all, half, corrected;
+    block.fill(all, 0.0f);
+    block.fill(half, 0.0f);
+    block.fill(corrected, 0.0f);
+    for (int step : block.steps(0, ceil_div(x.k, K))) {
+      left<Block, T, M, K> a;
+      right<Block, T, K, N> b;
+      factors<Block, M, 1> rows, sums;
+      row<Block, float, N> columns, minima;
+      block.load(a, x.a, block.x(), step);
+      block.load(b, transposed(x.b), step, block.y());
+      block.load(rows, transposed(x.rows), block.x(), step);
+      block.load(sums, transposed(x.sums), block.x(), step);
+      block.load(columns, x.columns, step, block.y());
+      block.load(minima, x.minima, step, block.y());
+      block.product(all, a, b, rows, columns);
+      block.product(half, a, b, unit_factor{}, columns);
+      block.product(corrected, a, b, rows, columns, sums, minima);
+    }
+    block.store(x.plain, block.x(), block.y(), all);
+    block.store(x.by_column, block.x(), block.y(), half);
+    block.store(x.corrected, block.x(), block.y(), corrected);
   }
 };
 
@@ -222,6 +313,87 @@ template <class S, class T, class Sum> void product_cases(record& r) {
   product_case<S, T, Sum, step_of<S>, false>(r, 33, 48, 112);
 }
 
+// Values and scales are small multiples of powers of two: every sum is exact, so the machines agree to the bit. Table codecs
+// are compared with values rounded to the operand.
+template <class T, class Codec, bool Scaled = false> void unpack_case(record& r, const char* name) {
+  using agent = unpacked<T, Codec, Scaled>;
+  using planes = typename agent::planes;
+  const int m = 16, n = 32, k = planes::step;
+  const auto a = integers<T>(std::size_t(m) * k);
+  std::vector<unsigned> code(std::size_t(n) * k);
+  std::mt19937 generator(seed);
+  for (unsigned& c : code) do c = unsigned(generator() % (1u << Codec::bits)); while (!std::isfinite(Codec::value(c)));
+  std::vector<test::array<std::uint32_t>> words;
+  stack<const std::uint32_t> part[3];
+  for (int p = 0; p < planes::parts; ++p) {
+    const int high = planes::words_of(k, p);
+    words.emplace_back(std::size_t(high) * n);
+    for (auto& w : words[p]) w = 0;
+#if defined(__CUDACC__)
+    const auto place = [=](int j, int w) { return j * high + w; };
+    part[p] = {words[p].data(), 1, n, high, 0, high};
+#else
+    const auto place = [=](int j, int w) { return w * n + j; };
+    part[p] = {words[p].data(), 1, high, n, static_cast<long long>(high) * n, n};
+#endif
+    for (int j = 0; j < n; ++j)
+      for (int c = 0; c < k; ++c) {
+        const auto at = planes::place(c, p);
+        words[p][place(j, at.word)] |= (code[std::size_t(j) * k + c] >> planes::shift(p) & ((1u << planes::width(p)) - 1)) << at.bit;
+      }
+  }
+  test::array<float> scales(n), zeros(n);
+  for (int j = 0; j < n; ++j) scales[j] = std::ldexp(1.0f, j % 5 - 2), zeros[j] = float(j % 7);
+  test::array<typename agent::sum> c(std::size_t(m) * n);
+  run(agent{{{a.data(), m, k, k}, part[0], part[1], part[2], {scales.data(), 1, n, n}, {zeros.data(), 1, n, n}, {c.data(), m, n, n}}});
+  for (int i = 0; i < m; ++i)
+    for (int j = 0; j < n; ++j) {
+      double want = 0, size = 0;
+      for (int p = 0; p < k; ++p) {
+        double v = Codec::value(code[std::size_t(j) * k + p]);
+        if constexpr (!std::is_same_v<T, std::int8_t>) v = to_float(narrow<T>(float(v)));
+        if (Scaled) v = (v - zeros[j]) * scales[j];
+        want += test::value(a[std::size_t(i) * k + p]) * v, size += std::abs(test::value(a[std::size_t(i) * k + p]) * v);
+      }
+      CAPTURE(name, i, j);
+      if (!(std::abs(double(c[i * n + j]) - want) <= k * 0x1p-24 * size)) REQUIRE(double(c[i * n + j]) == want);
+    }
+  constexpr bool table = requires { Codec::sign_and_magnitude; };
+  r.keep(std::string("unpack ") + name, c, table ? 1e-4 : 0);
+}
+
+template <class T> void scaled_case(record& r, int m, int n, int k) {
+  constexpr int group = 64;
+  const int lda = (k + 15) / 16 * 16, groups = (k + group - 1) / group;
+  const auto a = integers<T>(std::size_t(m) * lda, std::is_same_v<T, std::int8_t> ? 127 : 4), b = integers<T>(std::size_t(n) * lda, std::is_same_v<T, std::int8_t> ? 128 : 4);
+  test::array<float> rows(std::size_t(groups) * m), sums(rows.size()), columns(std::size_t(groups) * n), minima(columns.size());
+  std::mt19937 generator(seed);
+  const auto draw = [&](auto& to) { for (float& x : to) x = std::ldexp(1.0f, int(generator() % 4) - 2); };
+  draw(rows), draw(sums), draw(columns), draw(minima);
+  test::array<float> plain(std::size_t(m) * n), by_column(plain.size()), corrected(plain.size());
+  run(scaled<T>{{{a.data(), m, k, lda}, {b.data(), n, k, lda}, {rows.data(), groups, m, m}, {columns.data(), groups, n, n}, {sums.data(), groups, m, m}, {minima.data(), groups, n, n},
+                 {plain.data(), m, n, n}, {by_column.data(), m, n, n}, {corrected.data(), m, n, n}, k}});
+  for (int i = 0; i < m; ++i)
+    for (int j = 0; j < n; ++j) {
+      double want = 0, half = 0, correction = 0;
+      for (int g = 0; g < groups; ++g) {
+        double sum = 0;
+        for (int p = g * group; p < std::min(k, (g + 1) * group); ++p) sum += test::value(a[std::size_t(i) * lda + p]) * test::value(b[std::size_t(j) * lda + p]);
+        want += sum * rows[std::size_t(g) * m + i] * columns[std::size_t(g) * n + j];
+        half += sum * columns[std::size_t(g) * n + j];
+        correction += double(sums[std::size_t(g) * m + i]) * minima[std::size_t(g) * n + j];
+      }
+      CAPTURE(i, j, m, n, k);
+      if (double(plain[std::size_t(i) * n + j]) != want) REQUIRE(double(plain[std::size_t(i) * n + j]) == want);
+      if (double(by_column[std::size_t(i) * n + j]) != half) REQUIRE(double(by_column[std::size_t(i) * n + j]) == half);
+      if (double(corrected[std::size_t(i) * n + j]) != want + correction) REQUIRE(double(corrected[std::size_t(i) * n + j]) == want + correction);
+    }
+  const std::string name = std::string("scaled product ") + type_name<T>() + " " + std::to_string(m) + "x" + std::to_string(n) + "x" + std::to_string(k);
+  r.keep(name, plain);
+  r.keep(name + " by column", by_column);
+  r.keep(name + " corrected", corrected);
+}
+
 }  // namespace
 
 TEST_CASE("arithmetic words", "[tile][conformance]") {
@@ -255,32 +427,54 @@ TEST_CASE("arithmetic words", "[tile][conformance]") {
     inner(bf16{}, 40 * 0x1p-24);
     inner(fp16{}, 40 * 0x1p-24);
   }
-  SECTION("unpack") {
-    const int m = 16, n = 32, k = 128;
-    const auto a = integers<bf16>(m * k);
-    std::vector<int> code(n * k);
-    std::mt19937 generator(seed);
-    for (int& c : code) c = int(generator() % 16);
-    test::array<std::uint32_t> words(16 * n);
-    test::array<float> c(m * n);
-    for (auto& w : words) w = 0;
-#if defined(__CUDACC__)
-    const auto place = [](int j, int w) { return j * 16 + w; };
-    const stack<const std::uint32_t> codes{words.data(), 1, n, 16, 0, 16};
-#else
-    const auto place = [](int j, int w) { return w * n + j; };
-    const stack<const std::uint32_t> codes{words.data(), 1, 16, n, 16 * n, n};
-#endif
-    for (int j = 0; j < n; ++j)
-      for (int p = 0; p < k; ++p) words[place(j, p % 32 / 2)] |= std::uint32_t(code[j * k + p]) << (16 * (p % 2) + 4 * (p / 32));
-    run(unpacked{{{a.data(), m, k, k}, codes, {c.data(), m, n, n}}});
-    for (int i = 0; i < m; ++i)
+  SECTION("multiply, turn, stacks") {
+    constexpr int outer = 2, count = 3, rows = 20, n = 32;
+    const auto a = integers<bf16>(outer * count * rows * n), b = integers<bf16>(n * n);
+    test::array<float> c(outer * count * n * rows), largest(rows * 3);
+    for (float& e : c) e = -1;
+    for (float& e : largest) e = -1;
+    run(turned{{{a.data(), outer, count, rows, n, count * rows * n, rows * n, n}, {b.data(), n, n, n}, {c.data(), outer, count, n, rows, count * n * rows, n * rows, rows}, {largest.data(), rows, 1, 3}}});
+    const bf16* matrix = a.data() + (1 * count + 2) * rows * n;
+    for (int i = 0; i < rows; ++i) {
+      float most = -1e9f;
       for (int j = 0; j < n; ++j) {
-        double want = 0;
-        for (int p = 0; p < k; ++p) want += test::value(a[i * k + p]) * (code[j * k + p] - 8);
-        REQUIRE(c[i * n + j] == want);
+        float want = 0;
+        for (int e = 0; e < n; ++e) want += to_float(matrix[i * n + e]) * to_float(b[e * n + j]);
+        REQUIRE(c[((1 * count + 2) * n + j) * rows + i] == want);
+        most = std::max(most, want);
       }
-    r.keep("unpack", c);
+      REQUIRE(largest[(rows - 1 - i) * 3] == most);
+      REQUIRE(largest[(rows - 1 - i) * 3 + 1] == -1);
+    }
+    for (int e = 0; e < (1 * count + 2) * n * rows; ++e) REQUIRE(c[e] == -1);
+    REQUIRE(c.guarded());
+    r.keep("multiply, turn, stacks", c);
+    r.keep("a column to rows", largest);
+  }
+  SECTION("unpack") {
+    unpack_case<bf16, policy::offset_int<4>>(r, "bf16 of 4 bits");
+    unpack_case<fp16, policy::offset_int<4, 0>>(r, "fp16 of 4 bits");
+    unpack_case<bf16, policy::offset_int<2>>(r, "bf16 of 2 bits");
+    unpack_case<bf16, policy::offset_int<3>>(r, "bf16 of 3 bits");
+    unpack_case<fp16, policy::offset_int<6>>(r, "fp16 of 6 bits");
+    unpack_case<bf16, policy::offset_int<7>>(r, "bf16 of 7 bits");
+    unpack_case<bf16, policy::offset_int<8>>(r, "bf16 of 8 bits");
+    unpack_case<bf16, policy::offset_int<8, 0>>(r, "bf16 of 8 bits, unsigned");
+    unpack_case<bf16, policy::e2m1>(r, "bf16 of e2m1");
+    unpack_case<fp16, policy::e3m2>(r, "fp16 of e3m2");
+    unpack_case<bf16, policy::e4m3>(r, "bf16 of e4m3");
+    unpack_case<bf16, policy::nf4>(r, "bf16 of nf4");
+    unpack_case<fp16, policy::fp4>(r, "fp16 of fp4");
+    unpack_case<std::int8_t, policy::offset_int<4>>(r, "int8 of 4 bits");
+    unpack_case<std::int8_t, policy::offset_int<4, 0>>(r, "int8 of 4 bits, unsigned");
+    unpack_case<std::int8_t, policy::offset_int<6>>(r, "int8 of 6 bits");
+    unpack_case<std::int8_t, policy::offset_int<8>>(r, "int8 of 8 bits");
+    unpack_case<bf16, policy::offset_int<4, 0>, true>(r, "bf16 of 4 bits, scaled");
+  }
+  SECTION("scaled product") {
+    scaled_case<std::int8_t>(r, 17, 40, 192);
+    scaled_case<std::int8_t>(r, 40, 33, 100);
+    scaled_case<bf16>(r, 17, 40, 192);
   }
   SECTION("reductions") {
     const auto from = integers<float>(16 * 64, 100);

@@ -8,7 +8,7 @@ namespace smalti::inline SMALTI_DATA {
 
 enum class errc : std::uint8_t {
   ok, null_pointer, bad_shape, bad_value, misaligned, aliased, workspace_too_small, out_of_reach, unsupported_arch,
-  not_initialised, capture_refused, peer_lost, cuda_error
+  not_initialised, capture_refused, exhausted, peer_lost, cuda_error
 };
 
 struct [[nodiscard]] status {
@@ -18,6 +18,9 @@ struct [[nodiscard]] status {
   constexpr explicit operator bool() const noexcept { return code == errc::ok; }
   friend constexpr bool operator==(const status& a, const status& b) noexcept { return a.code == b.code && a.got == b.got && a.need == b.need; }
 };
+
+// exhausted: something bounded that its holders give back, such as the pages of a pool, is used up; the same call may
+// succeed once some are free.
 
 //! The code's name, spelled as in the source.
 constexpr const char* name(errc code) noexcept {
@@ -33,6 +36,7 @@ constexpr const char* name(errc code) noexcept {
     case errc::unsupported_arch: return "unsupported_arch";
     case errc::not_initialised: return "not_initialised";
     case errc::capture_refused: return "capture_refused";
+    case errc::exhausted: return "exhausted";
     case errc::peer_lost: return "peer_lost";
     case errc::cuda_error: return "cuda_error";
   }

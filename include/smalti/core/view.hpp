@@ -35,6 +35,18 @@ struct stack {
   SMALTI_HD constexpr view<T, Step> operator[](long long n) const { return {data + n * distance, rows, cols, stride}; }
 };
 
+//! Equal stacks one after another: sequences of heads. `outer_distance` counts elements between them.
+template <class T, int Step = step_of<T>>
+struct stacks {
+  using element = T;
+  static constexpr int step = Step;
+  T* data = nullptr;
+  int outer = 0, count = 0, rows = 0, cols = 0;
+  long long outer_distance = 0, distance = 0;
+  int stride = 0;
+  SMALTI_HD constexpr view<T, Step> at(long long o, long long n) const { return {data + o * outer_distance + n * distance, rows, cols, stride}; }
+};
+
 //! The same memory with the two axes of each matrix swapped: what a load of it yields is the transposed tile.
 template <class View> struct transposed_view {
   using element = typename View::element;
@@ -46,6 +58,7 @@ template <class T, int Step> SMALTI_HD constexpr transposed_view<view<T, Step>> 
 template <class T, int Step> SMALTI_HD constexpr transposed_view<stack<T, Step>> transposed(const stack<T, Step>& v) {
   return {{v.data, v.count, v.rows, v.cols, v.distance, v.stride}};
 }
+template <class T, int Step> SMALTI_HD constexpr transposed_view<stacks<T, Step>> transposed(const stacks<T, Step>& v) { return {v}; }
 
 //! The rows [first, first + count) of a matrix as a matrix of their own, moved in 64 bits: how a block of a
 //! matrix too big for 32-bit offsets gets a view that is not.

@@ -1,14 +1,15 @@
-// Codecs: what a stored code means as a number. A codec of four-bit codes says how many there are below zero
-// (`offset`); value = code - offset, exact in bf16.
+// Codecs and formats: what a stored code means as a number. Each part has its header; this one brings them all.
+//
+//   codecs/element.hpp      the concept, rules for ties
+//   codecs/integer.hpp      offset_int<Bits, Offset>
+//   codecs/small_float.hpp  e2m1 e3m2 e2m3 e4m3 e5m2
+//   codecs/lookup.hpp       nf4 fp4 dynamic_map
+//   scales.hpp              scales, zero points, second levels
+//   formats.hpp             q4_0 ... mxfp4 ... nvfp4 ... int_affine: codec and scales under their names
 #pragma once
-#include <smalti/core/version.hpp>
-
-namespace smalti::inline SMALTI_DATA::policy {
-
-//! Four bits, value = code - 8, one scale for each `Group` codes along K.
-template <int Group> struct int4_symmetric {
-  static constexpr int bits = 4, group = Group, offset = 8;
-  static_assert(Group > 0 && Group % 32 == 0, "smalti: int4_symmetric needs a group that is a multiple of 32: choose another group");
-};
-
-}  // namespace smalti::inline SMALTI_DATA::policy
+#include <smalti/policy/codecs/element.hpp>
+#include <smalti/policy/codecs/integer.hpp>
+#include <smalti/policy/codecs/lookup.hpp>
+#include <smalti/policy/codecs/small_float.hpp>
+#include <smalti/policy/formats.hpp>
+#include <smalti/policy/scales.hpp>

@@ -46,6 +46,7 @@ enum class defect : int {
   product_starts_anew,          //!< a product forgets what the accumulator held
   product_ignores_stride,       //!< a left operand is taken to be dense
   product_loses_odd_k,          //!< the last k are lost that do not fill a word
+  multiply_keeps_sums,          //!< a product that begins anew adds to what the accumulator held
   as_left_not_rounded,          //!< as_left keeps the bits that the operand's type does not have
   map_loses_last_pack,          //!< map stops before the last columns
   scan_is_exclusive,            //!< row_scan leaves out the element itself
@@ -115,6 +116,26 @@ enum class defect : int {
   sum_not_rescaled,             //!< a new maximum leaves the running sum as it is
   output_not_rescaled,          //!< a new maximum leaves the running output as it is
   max_not_kept,                 //!< the running maximum is never updated
+  merge_without_weights,        //!< the sums of split keys are added without regard to their maxima
+  first_split_merges,           //!< the first part of split keys to arrive merges what others have not stored
+
+  // attention: gradients
+  gradient_without_delta,         //!< the row's delta is left out of the gradient of a logit
+  lse_gradient_forgotten,         //!< a gradient of the log-sum-exp is taken for zero
+  row_without_keys_weighs,        //!< a row without keys keeps -infinity as its log-sum-exp
+  padding_rows_weigh,             //!< rows past the last query have a log-sum-exp of 0
+  numbers_of_wrong_head,          //!< the numbers of head 0 serve every head
+  numbers_of_runs_overlap,        //!< the numbers of ragged sequences lie behind one another without their padding
+  first_head_of_group_only,       //!< dk and dv hear of one query head of their group
+  dq_not_scaled,                  //!< dq is not multiplied with the scale
+  dk_not_scaled,                  //!< dk is not multiplied with the scale
+  partial_queries_taken_as_whole, //!< a tile of queries that the mask cuts is taken as whole
+  last_queries_dropped,           //!< the last ragged tile of queries is lost
+  dq_part_of_first,               //!< every part of the channels of dq is the first
+  sink_gradient_of_first_run,     //!< the gradient of a sink hears of the first sequence only
+  bias_gradient_not_shared,       //!< a shared bias hears of the first sequence and head only
+  pointwise_gradient_not_masked,  //!< masked keys have a gradient where weights are pointwise
+  backward_scale_not_checked,     //!< any scale is accepted
 
   // pages
   first_page_for_all_keys,  //!< every tile of keys is the first page
@@ -181,6 +202,19 @@ enum class defect : int {
   rotary_position_of_first,    //!< every block turns by the first block's positions
   rotary_sine_not_negated,     //!< the first of a pair adds the second's share instead of subtracting it
   rotary_head_of_first,        //!< every head turns the first head's columns
+  sample_ignores_temperature,  //!< logits are not divided by the temperature
+  sample_repeats_noise,        //!< every token of a row gets the same four random numbers
+  sample_takes_last_of_equals, //!< of equal greatest logits the last is taken
+  sample_top_k_one_more,       //!< one more than top_k is kept
+  sample_top_p_of_whole,       //!< top_p is a share of the greatest weight, not of all
+  sample_min_p_ignored,        //!< min_p removes nothing
+
+  // quantization of activations
+  quantize_first_group,        //!< a block quantizes its first group again and again
+  quantize_reach_of_last,      //!< a row's scale comes from its last tile
+  quantize_sums_without_scale, //!< sums of codes are not scaled
+  hadamard_first_chunk,        //!< a transform reads its block's first chunk for every one
+  hadamard_not_normalized,     //!< a transform is not divided by the root of its size
 
   count,
   none = -1

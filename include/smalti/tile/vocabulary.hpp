@@ -11,6 +11,7 @@
 //   column<Block, T, R>, row<Block, T, C>           R x 1, 1 x C
 //   left<Block, T, R, K>, right<Block, T, K, N>     operands of a product: the machine packs them
 //   words<Block, N, W>                              packed 32-bit codes of N columns, W words each
+//   factors<Block, R, G>                            of a scaled product's rows: one float for each row and group of k
 //
 // Where and how often
 //   x() y() z()                                     which block this is
@@ -18,23 +19,32 @@
 // Memory (i, j count tiles of t's shape; n picks a matrix of a stack)
 //   load(t, view, [n,] i, j)                        tile (i, j), zero outside the matrix; converts;
 //                                                   transposed(view) swaps the two axes
+//   load(t, stacks, o, n, i, j)                     the same of matrix n of stack o; store too
 //   load_rows(t, view, rows, j)                     gather: row r of t is row rows[r] of the view, which must exist;
 //                                                   transposed(view): column r of t is row rows[r] of the view
 //   store(view, [n,] i, j, t)                       masked, converts (round to nearest even); transposed(view) too
-//   store_rows(view, rows, j, t)                    scatter of rows; rows[r] < 0 is skipped
+//   store_rows(view, rows, j, t)                    scatter of rows; rows[r] < 0 is skipped; transposed(view): column r of t
 //   store_column(view, n, i, column)                view[n][i * R + r] = column[r]
 //   scatter(view, i, place, keep, t)                t to column place - 1 of its row where keep is not zero
 //   accumulate(view, [n,] i, j, t)                  atomic add of floats, masked; the order is not fixed
+//   number(p, i)                                    p[i], an int, as a number: for loops and branches
 //   arrive(counter)                                 adds one, returns the old value: what this block stored before is
 //                                                   visible to the block that sees a later value, which may then load it
 // Arithmetic
 //   fill(t, value)
 //   product(acc, left, right)                       acc += left * right; acc float (int for 8-bit integers)
+//   multiply(acc, left, right)                      acc = left * right
 //   as_left(left, t)                                accumulator to operand
-//   load(w, panels, g, j); unpack<Plane>(operand, w, codec)     packed words, one plane of codes at a time
+//   product(acc, left, right, lf, rf [, ls, rm])   acc += sum over groups g of k of lf[., g] rf[g, .] (left[., g] . right[g, .])
+//                                                   + ls[., g] rm[g, .]; lf, ls: factors<R, G> or column<R>; rf, rm: tile<float, G, N>
+//                                                   or row<N>; unit_factor{} where there is none. G = 1 on cuda_tile
+//   load(w, panels, g, j)                           packed words: word tile g of column tile j
+//   unpack<T>(operand, codec, w...)                 depth-tile T of codes, one w for each part of them (policy/word_planes.hpp)
+//   unpack_scaled<T>(operand, codec, scales, zeros, w...)   (value - zero) * scale; tiles or rows; unit_factor{} for no zeros
 //   map(f, out, in...)                              out = f(in...) element by element, broadcasting rows and columns;
 //                                                   row_index{} and column_index{} stand for coordinates in the tile
 //   row_max(column, t), row_sum(column, t)          reduce each row; column_max(row, t), column_sum(row, t) each column
+//   turn(out, t)                                    out = t', values of one tile to another
 //   row_scan(out, t)                                inclusive running sum along each row, of ints
 //
 // Values: what `f` in a map sees. `V` is a SIMD pack (host) or a whole tile (cuda_tile); both have
@@ -53,6 +63,8 @@ namespace smalti::inline SMALTI_CODE {
 // namespace-scope variable, not even a constexpr one.
 struct row_index {};
 struct column_index {};
+// No scale, no zero point: an argument of a scaled product.
+struct unit_factor {};
 
 template <class Block, class T, int R, int C> using tile = typename Block::template tile<T, R, C>;
 template <class Block, class T, int R> using column = typename Block::template column<T, R>;
@@ -60,5 +72,6 @@ template <class Block, class T, int C> using row = typename Block::template row<
 template <class Block, class T, int R, int K> using left = typename Block::template left<T, R, K>;
 template <class Block, class T, int K, int N> using right = typename Block::template right<T, K, N>;
 template <class Block, int N, int Words> using words = typename Block::template words<N, Words>;
+template <class Block, int R, int G> using factors = typename Block::template factors<R, G>;
 
 }  // namespace smalti::inline SMALTI_CODE

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <type_traits>
+#include <smalti/block/gemm/combine.hpp>
 #include <smalti/core/float.hpp>
 #include <smalti/policy/epilogue.hpp>
 #include <smalti/tile/grid.hpp>
@@ -70,22 +71,22 @@ struct dense_agent {
     if constexpr (Problem::split) {
       split = batch % x.splits;
       batch = batch / x.splits;
-      first = split * x.steps_per_split + (mutant(defect::split_starts_late) ? 1 : 0);
-      last = first + x.steps_per_split < steps ? first + x.steps_per_split + (mutant(defect::split_overlaps_next) ? 1 : 0) : steps;
+      const step_range mine = steps_of_split(split, steps, x.steps_per_split);
+      first = mine.first, last = mine.last;
     }
 
     if constexpr (Problem::pairs) {
       sums<Block> acc, up;
       multiply(block, acc, up, batch, i, j, first, last);
       if constexpr (Problem::split) {
-        if (!combine(block, acc, up, batch, split, i, j)) return;
+        if (!combine(block, acc, up, split_memory<sum>{x.partial, x.arrived, x.splits}, tile_number(batch, i, j), split)) return;
       }
       finish(block, acc, up, batch, i, j);
     } else {
       sums<Block> acc;
       multiply(block, acc, acc, batch, i, j, first, last);
       if constexpr (Problem::split) {
-        if (!combine(block, acc, batch, split, i, j)) return;
+        if (!combine(block, acc, split_memory<sum>{x.partial, x.arrived, x.splits}, tile_number(batch, i, j), split)) return;
       }
       finish(block, acc, batch, i, j);
     }
@@ -136,36 +137,7 @@ private:
     else block.load(t, transposed(s), batch, i, j);
   }
 
-  // Every split leaves its sums in memory; the last one to arrive adds them all up, in the order of k, so that the
-  // bits do not depend on who was last. True for that one.
-  template <class Block> SMALTI_HD bool combine(Block& block, sums<Block>& acc, int batch, int split, int i, int j) const {
-    const int tile = tile_number(batch, i, j), place = tile * x.splits;
-    block.store(partial(place + (mutant(defect::partial_overwritten) ? 0 : split)), 0, 0, acc);
-    if (block.arrive(x.arrived + tile) != (mutant(defect::first_to_arrive_combines) ? 0 : x.splits - 1)) return false;
-    gather(block, acc, place, split, 1);
-    return true;
-  }
-  template <class Block> SMALTI_HD bool combine(Block& block, sums<Block>& acc, sums<Block>& up, int batch, int split, int i, int j) const {
-    const int tile = tile_number(batch, i, j), place = tile * x.splits * 2;
-    block.store(partial(place + 2 * split), 0, 0, acc);
-    if (!mutant(defect::partial_lost)) block.store(partial(place + 2 * split + 1), 0, 0, up);
-    if (block.arrive(x.arrived + tile) != x.splits - 1) return false;
-    gather(block, acc, place, split, 2);
-    gather(block, up, place + (mutant(defect::up_sums_taken_from_gate) ? 0 : 1), split, 2);
-    return true;
-  }
   SMALTI_HD int tile_number(int batch, int i, int j) const { return (batch * ceil_div(x.c.cols, n) + (mutant(defect::tiles_share_a_number) ? 0 : j)) * ceil_div(x.c.rows, m) + i; }
-  SMALTI_HD view<sum> partial(int place) const {
-    return {x.partial.data + static_cast<long long>(place) * rows * (mutant(defect::partials_overlap) ? cols / 2 : cols), rows, cols, cols};
-  }
-  template <class Block> SMALTI_HD void gather(Block& block, sums<Block>& acc, int place, [[maybe_unused]] int split, int stride) const {
-    sums<Block> part;
-    if (!mutant(defect::gather_keeps_own_sum)) block.fill(acc, sum(0));
-    for (int s : block.steps(0, x.splits)) {
-      block.load(part, partial(place + (mutant(defect::sums_in_order_of_arrival) ? (s + split) % x.splits : s) * stride), 0, 0);
-      block.map([](auto total, auto p) { return total + p; }, acc, acc, part);
-    }
-  }
 
   template <class Block> SMALTI_HD void finish(Block& block, sums<Block>& acc, int batch, int i, int j) const {
     constexpr bool plain = std::is_same_v<decltype(arguments::epilogue), policy::chain<>>;
@@ -173,19 +145,13 @@ private:
       store(block, acc, batch, i, j);
     } else {
       tile<Block, float, rows, cols> out;
-      block.map([=, epilogue = x.epilogue](auto v, auto r, auto c) {
-        if constexpr (b_left) return epilogue(to_float(v), (mutant(defect::epilogue_row_in_tile) ? 0 : i) * m + c, j * n + r);
-        else return epilogue(to_float(v), i * m + r, (mutant(defect::epilogue_column_in_tile) ? 0 : j) * n + c);
-      }, out, acc, row_index{}, column_index{});
+      apply_epilogue<b_left>(block, out, acc, x.epilogue, (b_left && mutant(defect::epilogue_row_in_tile) ? 0 : i) * m, (!b_left && mutant(defect::epilogue_column_in_tile) ? 0 : j) * n);
       store(block, out, batch, i, j);
     }
   }
   template <class Block> SMALTI_HD void finish(Block& block, sums<Block>& gate, sums<Block>& up, int batch, int i, int j) const {
     tile<Block, float, rows, cols> out;
-    block.map([=, epilogue = x.epilogue](auto g, auto u, auto r, auto c) {
-      if constexpr (b_left) return epilogue(to_float(mutant(defect::gate_and_up_swapped) ? u : g), to_float(mutant(defect::gate_and_up_swapped) ? g : u), i * m + c, j * n + r);
-      else return epilogue(to_float(g), to_float(u), i * m + r, j * n + c);
-    }, out, gate, up, row_index{}, column_index{});
+    apply_epilogue<b_left>(block, out, gate, up, x.epilogue, i * m, j * n);
     store(block, out, batch, i, j);
   }
   template <class Block, class Tile> SMALTI_HD void store(Block& block, const Tile& t, int batch, int i, int j) const {

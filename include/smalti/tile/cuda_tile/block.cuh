@@ -3,6 +3,8 @@
 // vocabulary.hpp; comments here say what is special about this machine.
 #pragma once
 #include <smalti/core/view.hpp>
+#include <smalti/policy/codecs/integer.hpp>
+#include <smalti/policy/word_planes.hpp>
 #include <smalti/tile/cuda_tile/values.cuh>
 #include <smalti/tile/vocabulary.hpp>
 
@@ -17,8 +19,12 @@ template <class T, int R, int C> struct register_tile {
   ct::tile<detail::tile_t<T>, shape> v;
 };
 
-// Codes of 4 bits in 32-bit words, [column][word]: plane p of word w holds k = 2 w (bits 4 p up) and 2 w + 1 (bits
-// 16 + 4 p up) of the p-th quarter of the group.
+// The left operand of a product: a tile that knows it (a square one does not show it), for the codes unpacked into it.
+template <class T, int R, int K> struct left_tile : register_tile<T, R, K> {};
+template <class Tile> constexpr bool is_left = false;
+template <class T, int R, int K> constexpr bool is_left<left_tile<T, R, K>> = true;
+
+// Codes in 32-bit words, [column][word].
 template <int N, int Words> struct packed_words {
   static constexpr int rows = N, cols = Words;
   ct::tile<std::uint32_t, ct::shape<N, Words>> v;
@@ -57,6 +63,15 @@ SMALTI_VERB template <class T, int Step> SMALTI_HD auto span(const stack<T, Step
                              extents{index(m.count), index(m.rows), promised_width<Step>(index(m.cols))},
                              strides{promised_stride<Step, T>(index(m.distance)), promised_stride<Step, T>(index(m.stride))}}};
 }
+SMALTI_VERB template <class T, int Step> SMALTI_HD auto span(const stacks<T, Step>& m) {
+  using extents = ct::extents<index, ct::dynamic_extent, ct::dynamic_extent, ct::dynamic_extent, ct::dynamic_extent>;
+  using strides = ct::strides<index, ct::dynamic_stride, ct::dynamic_stride, ct::dynamic_stride, 1>;
+  return ct::tensor_span{promised_pointer<Step>(m.data),
+                         ct::layout_strided_mapping<extents, strides>{
+                             extents{index(m.outer), index(m.count), index(m.rows), promised_width<Step>(index(m.cols))},
+                             strides{promised_stride<Step, T>(index(m.outer_distance)), promised_stride<Step, T>(index(m.distance)),
+                                     promised_stride<Step, T>(index(m.stride))}}};
+}
 
 // A column and a row of indices, shifted by an origin.
 SMALTI_VERB template <int R> SMALTI_HD auto down(int origin) {
@@ -65,6 +80,15 @@ SMALTI_VERB template <int R> SMALTI_HD auto down(int origin) {
 SMALTI_VERB template <int C> SMALTI_HD auto across(int origin) {
   return ct::reshape(ct::iota<ct::tile<int, ct::shape<C>>>(), ct::shape<1, C>{}) + origin;
 }
+// What a codec says of its pairs. In a class: tile code takes a codec's variable template for a function (nvcc 13.5).
+template <class Codec, class T> struct pair_facts {
+  static constexpr bool two_biases = Codec::template has_bias_pairs<T>;
+  static constexpr float bias_of() {
+    if constexpr (two_biases) return 0;
+    else return Codec::template bias<T>;
+  }
+  static constexpr float bias = bias_of(), factor = Codec::template factor<T>;
+};
 // Pointers to the beginnings of rows, in 64 bits: a gather reaches as far as memory does.
 SMALTI_VERB template <class T, int Step, class Rows> SMALTI_HD auto row_pointers(const view<T, Step>& m, Rows rows) {
   return promised_pointer<Step>(m.data) + ct::element_cast<long long>(rows) * promised_stride<Step, T>(static_cast<long long>(m.stride));
@@ -76,9 +100,10 @@ struct block {
   template <class T, int R, int C> using tile = register_tile<T, R, C>;
   template <class T, int R> using column = register_tile<T, R, 1>;
   template <class T, int C> using row = register_tile<T, 1, C>;
-  template <class T, int R, int K> using left = register_tile<T, R, K>;
+  template <class T, int R, int K> using left = left_tile<T, R, K>;
   template <class T, int K, int N> using right = register_tile<T, K, N>;
   template <int N, int Words> using words = packed_words<N, Words>;
+  template <int R, int G> using factors = register_tile<float, R, G>;
 
   SMALTI_VERB SMALTI_HD static int x() { return ct::bid().x; }
   SMALTI_VERB SMALTI_HD static int y() { return ct::bid().y; }
@@ -115,6 +140,19 @@ struct block {
     t.v = ct::reshape(got, ct::shape<N, Words>{});
   }
 
+  SMALTI_VERB template <class Tile, class T, int Step>
+  SMALTI_HD static void load(Tile& t, const stacks<T, Step>& m, int o, int n, int i, int j) {
+    const auto got =
+        ct::partition_view{detail::span(m), ct::shape<1, 1, Tile::rows, Tile::cols>{}}.load_masked(ct::view_padding_zero_t{}, o, n, i, j);
+    t.v = detail::decode<typename Tile::element, std::remove_const_t<T>>(ct::reshape(got, ct::shape<Tile::rows, Tile::cols>{}));
+  }
+  SMALTI_VERB template <class Tile, class T, int Step>
+  SMALTI_HD static void load(Tile& t, const transposed_view<stacks<T, Step>>& m, int o, int n, int i, int j) {
+    const auto got =
+        ct::partition_view{detail::span(m.of), ct::shape<1, 1, Tile::cols, Tile::rows>{}}.load_masked(ct::view_padding_zero_t{}, o, n, j, i);
+    t.v = ct::transpose(detail::decode<typename Tile::element, std::remove_const_t<T>>(ct::reshape(got, ct::shape<Tile::cols, Tile::rows>{})));
+  }
+
   SMALTI_VERB template <class T, int Step, class Tile> SMALTI_HD static void store(const view<T, Step>& m, int i, int j, const Tile& t) {
     ct::partition_view{detail::span(m), ct::shape<Tile::rows, Tile::cols>{}}.store_masked(detail::encode<T>(t.v), i, j);
   }
@@ -122,6 +160,11 @@ struct block {
   SMALTI_HD static void store(const stack<T, Step>& m, int n, int i, int j, const Tile& t) {
     const auto cube = ct::reshape(detail::encode<T>(t.v), ct::shape<1, Tile::rows, Tile::cols>{});
     ct::partition_view{detail::span(m), ct::shape<1, Tile::rows, Tile::cols>{}}.store_masked(cube, n, i, j);
+  }
+  SMALTI_VERB template <class T, int Step, class Tile>
+  SMALTI_HD static void store(const stacks<T, Step>& m, int o, int n, int i, int j, const Tile& t) {
+    const auto cube = ct::reshape(detail::encode<T>(t.v), ct::shape<1, 1, Tile::rows, Tile::cols>{});
+    ct::partition_view{detail::span(m), ct::shape<1, 1, Tile::rows, Tile::cols>{}}.store_masked(cube, o, n, i, j);
   }
   SMALTI_VERB template <class T, int Step, class Tile>
   SMALTI_HD static void store(const transposed_view<view<T, Step>>& m, int i, int j, const Tile& t) {
@@ -163,12 +206,18 @@ struct block {
     ct::store_masked(detail::row_pointers(m, rows.v) + c, detail::encode<T>(t.v),
                      (rows.v >= 0) && (c < detail::promised_width<Step>(m.cols)));
   }
+  SMALTI_VERB template <class T, int Step, class Rows, class Tile>
+  SMALTI_HD static void store_rows(const transposed_view<view<T, Step>>& m, const Rows& rows, int j, const Tile& t) {
+    const auto c = detail::across<Tile::rows>(j * Tile::rows);
+    ct::store_masked(detail::row_pointers(m.of, rows.v) + c, ct::transpose(detail::encode<T>(t.v)), (rows.v >= 0) && (c < detail::promised_width<Step>(m.of.cols)));
+  }
   SMALTI_VERB template <class T, int Step, class Place, class Keep, class Tile>
   SMALTI_HD static void scatter(const view<T, Step>& m, int i, const Place& place, const Keep& keep, const Tile& t) {
     const auto r = detail::down<Tile::rows>(i * Tile::rows);
     ct::store_masked(detail::row_pointers(m, r) + (place.v - 1), detail::encode<T>(t.v),
                      (keep.v != 0) && (place.v >= 1) && (place.v <= m.cols) && (r < m.rows));
   }
+  SMALTI_VERB template <class T> SMALTI_HD static T number(const T* memory, int i) { return ct::load(memory + i); }
   // Tokens of the Tile IR order it: the stores before it are its inputs, the loads after it take its token. On the
   // chip the stores are waited for, then a fence of the device, the atomic, and the first-level cache is dropped.
   SMALTI_VERB SMALTI_HD static int arrive(int* counter) {
@@ -191,25 +240,45 @@ struct block {
                   "smalti: operands of a product of floats are tf32 on cuda_tile: say left<tf32>");
     acc.v = ct::mma(a.v, b.v, acc.v);
   }
+  SMALTI_VERB template <class Acc, class Left, class Right> SMALTI_HD static void multiply(Acc& acc, const Left& a, const Right& b) {
+    fill(acc, 0);
+    product(acc, a, b);
+  }
   SMALTI_VERB template <class Left, class Tile> SMALTI_HD static void as_left(Left& a, const Tile& t) {
     a.v = detail::hold<typename Left::element>(t.v);
   }
-  // 0x4300 | code is 128 + code in bf16 and 0x6400 | code is 1024 + code in fp16: subtracting the bias and the
-  // codec's offset is exact.
-  SMALTI_VERB template <int Plane, class Operand, int N, int Words, class Codec>
-  SMALTI_HD static void unpack(Operand& b, const packed_words<N, Words>& w, Codec) {
-    using element = typename Operand::element;
-    static_assert(std::is_same_v<element, bf16> || std::is_same_v<element, fp16>, "smalti: packed codes become operands of bf16 or fp16");
-    static_assert((Operand::rows == N && Operand::cols == 2 * Words) || (Operand::cols == N && Operand::rows == 2 * Words),
-                  "smalti: a plane of words<N, W> fills an operand of N columns and 2 W of k");
-    constexpr bool brain = std::is_same_v<element, bf16>;
-    const auto pairs = ((w.v >> std::uint32_t(4 * Plane)) & std::uint32_t(0x000f000f)) | std::uint32_t(brain ? 0x43004300 : 0x64006400);
-    const auto values = ct::repack<detail::tile_t<element>>(pairs, ct::integral_constant<1>{}) -
-                        detail::tile_t<element>((brain ? 128.0f : 1024.0f) + float(Codec::offset));
-    if constexpr (Operand::rows == N) b.v = values;
-    else b.v = ct::transpose(values);
+  // A scaled product has one group of k here: a product of its own, and one multiply-add a result. As parts of wider
+  // products the compiler would keep the integer and the float sums in registers together.
+  SMALTI_VERB template <class Acc, class Left, class Right, class LeftFactors, class RightFactors, class Sums = unit_factor, class Minima = unit_factor>
+  SMALTI_HD static void product(Acc& acc, const Left& a, const Right& b, const LeftFactors& lf, const RightFactors& rf, const Sums& sums = {}, const Minima& minima = {}) {
+    using sum = std::conditional_t<std::is_integral_v<typename Left::element>, int, float>;
+    const auto part = ct::element_cast<float>(ct::mma(a.v, b.v, ct::full<ct::tile<sum, typename Acc::shape>>(sum(0))));
+    const auto right = scaled_by<1>(part, rf);
+    acc.v = acc.v + scaled_by<0>(right, lf);
+    if constexpr (!std::is_same_v<Sums, unit_factor>) acc.v = acc.v + sums.v * minima.v;
   }
 
+  // Codes of 16-bit operands lie in pairs, at bits 0 and 16 of a word; of 8-bit operands in quads of bytes
+  // (policy/word_planes.hpp with Run 2 and 4).
+  SMALTI_VERB template <int Tile, class Operand, class Codec, int N, int Words, class... W>
+  SMALTI_HD static void unpack(Operand& b, Codec, const packed_words<N, Words>& w, const W&... more) {
+    place_codes(b, values_of_codes<Tile, typename Operand::element, Codec>(w, more...));
+  }
+  // In the operand's type: the scale is rounded to it too.
+  SMALTI_VERB template <int Tile, class Operand, class Codec, class Scales, class Zeros, int N, int Words, class... W>
+  SMALTI_HD static void unpack_scaled(Operand& b, Codec, const Scales& scales, const Zeros& zeros, const packed_words<N, Words>& w, const W&... more) {
+    using element = detail::tile_t<typename Operand::element>;
+    static_assert(Scales::rows * Scales::cols == N, "smalti: an operand takes one scale for each column on cuda_tile: its depth must divide the group");
+    const auto codes = values_of_codes<Tile, typename Operand::element, Codec>(w, more...);
+    const auto scale = ct::element_cast<element>(ct::reshape(scales.v, ct::shape<N, 1>{}));
+    if constexpr (std::is_same_v<Zeros, unit_factor>) place_codes(b, codes * scale);
+    else place_codes(b, (codes - ct::element_cast<element>(ct::reshape(zeros.v, ct::shape<N, 1>{}))) * scale);
+  }
+
+  SMALTI_VERB template <class Out, class Tile> SMALTI_HD static void turn(Out& out, const Tile& in) {
+    static_assert(Out::rows == Tile::cols && Out::cols == Tile::rows, "smalti: a turned tile has the extents of the result, swapped");
+    out.v = ct::transpose(in.v);
+  }
   SMALTI_VERB template <class F, class Out, class... In> SMALTI_HD static void map(const F& f, Out& out, const In&... in) {
     const auto result = f(argument<Out>(in)...);
     using element = typename Out::element;
@@ -236,6 +305,59 @@ struct block {
   }
 
  private:
+  // A part times the factors of its rows (Axis 0) or columns (1), or as it is.
+  SMALTI_VERB template <int Axis, class Tile, class Factors> SMALTI_HD static auto scaled_by(Tile part, const Factors& f) {
+    if constexpr (std::is_same_v<Factors, unit_factor>) {
+      return part;
+    } else {
+      static_assert((Axis == 0 ? Factors::cols : Factors::rows) == 1, "smalti: a scaled product has one group of k on cuda_tile: take operands no deeper than the group");
+      return part * f.v;
+    }
+  }
+  // The parts of the codes, shifted to their places and joined: one code for each Bits-wide field of the layout's lanes.
+  SMALTI_VERB template <int Tile, class Planes, int Part, class First, class... W> SMALTI_HD static auto joined_codes(const First& w, const W&... more) {
+    constexpr int place = Planes::width(Part) * Planes::position(Tile, Part);
+    constexpr std::uint32_t lanes = Planes::run == 2 ? 0x00010001u : 0x01010101u, keep = ((1u << Planes::width(Part)) - 1) * lanes;
+    const auto codes = ((w.v >> std::uint32_t(place)) & std::uint32_t(keep)) << std::uint32_t(Planes::shift(Part));
+    if constexpr (sizeof...(W) == 0) return codes;
+    else return codes | joined_codes<Tile, Planes, Part + 1>(more...);
+  }
+  // [column][k] in the operand's type.
+  SMALTI_VERB template <int Tile, class Element, class Codec, int N, int Words, class... W>
+  SMALTI_HD static auto values_of_codes(const packed_words<N, Words>& w, const W&... more) {
+    using element = detail::tile_t<Element>;
+    if constexpr (std::is_same_v<Element, std::int8_t>) {
+      static_assert(requires { Codec::offset; }, "smalti: 8-bit operands take integer codes on cuda_tile: multiply other codes as 16-bit operands");
+      using planes = policy::word_planes<Codec::bits, 4, Words>;
+      static_assert(sizeof...(W) + 1 == planes::parts, "smalti: unpack takes the words of every part of the codes");
+      const auto codes = joined_codes<Tile, planes, 0>(w, more...);
+      // each byte less the offset: a byte of code + 128 - offset carries nothing into the next
+      const auto bytes = Codec::offset == 0 ? codes : (codes + std::uint32_t((128 - Codec::offset) * 0x01010101u)) ^ std::uint32_t(0x80808080u);
+      static_assert(Codec::bits < 8 || Codec::offset == 128, "smalti: 8-bit operands are signed: codes of 8 bits need an offset of 128");
+      return ct::repack<std::int8_t>(bytes, ct::integral_constant<1>{});
+    } else {
+      static_assert(std::is_same_v<Element, bf16> || std::is_same_v<Element, fp16>, "smalti: packed codes become operands of bf16, fp16 or int8");
+      using planes = policy::word_planes<Codec::bits, 2, Words>;
+      static_assert(sizeof...(W) + 1 == planes::parts, "smalti: unpack takes the words of every part of the codes");
+      const auto codes = detail::wrap(joined_codes<Tile, planes, 0>(w, more...));
+      const auto patterns = ct::repack<element>(Codec::template pairs<Element>(codes).v, ct::integral_constant<1>{});
+      using facts = detail::pair_facts<Codec, Element>;
+      if constexpr (facts::two_biases) {
+        return patterns - ct::repack<element>(Codec::template bias_pairs<Element>(codes).v, ct::integral_constant<1>{});
+      } else {
+        if constexpr (facts::bias != 0) return patterns - element(facts::bias);
+        else if constexpr (facts::factor != 1) return patterns * element(facts::factor);
+        else return patterns;
+      }
+    }
+  }
+  SMALTI_VERB template <class Operand, class Tile> SMALTI_HD static void place_codes(Operand& b, Tile values) {
+    constexpr int columns = Tile::shape_type::static_extent(0), depth = Tile::shape_type::static_extent(1);
+    static_assert(is_left<Operand> ? Operand::rows == columns && Operand::cols == depth : Operand::cols == columns && Operand::rows == depth,
+                  "smalti: words<N, W> fill an operand of N columns and 2 W of k (4 W for 8-bit operands)");
+    if constexpr (is_left<Operand>) b.v = values;
+    else b.v = ct::transpose(values);
+  }
   // Rows exist, so they are not masked. Columns past the width are zero; a view<T, Step> whose Step is a multiple of
   // the tile's columns promises that there are none, and then the loads carry no mask: on sm_80 a third of the
   // instructions of a loop that gathers.

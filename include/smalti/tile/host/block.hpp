@@ -8,6 +8,7 @@
 #include <smalti/tile/host/math.hpp>
 #include <smalti/tile/host/unpack.hpp>
 #include <smalti/tile/host/panels.hpp>
+#include <smalti/tile/host/scaled_dot.hpp>
 #include <smalti/tile/mutant.hpp>
 
 #if defined(__CUDACC__)
@@ -57,6 +58,7 @@ struct block {
   template <class T, int R, int K> using left = left_panel<T, R, K>;
   template <class T, int K, int N> using right = right_panel<T, K, N>;
   template <int N, int Words> using words = packed_words<N, Words>;
+  template <int R, int G> using factors = factor_array<R, G>;
 
   int index[3];
   panel_store* store_of_panels = nullptr;
@@ -152,9 +154,27 @@ struct block {
   static void load(array_column<T, R>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
     for (int r = 0; r < R; ++r) t.v[r] = element<T>(address(m.of, j, std::int64_t(i) * R + r));
   }
+  template <class T, int R, int C, class S, int Step, class Rows>
+  static void load_rows(array_tile<T, R, C>& t, const view<S, Step>& m, const Rows& rows, int j) {
+    for (int r = 0; r < R; ++r)
+      fill_row(t.v[r], address(m, rows.v[r] + (mutant(defect::gather_one_row_late) ? 1 : 0), std::int64_t(j) * C), inside(m.cols, std::int64_t(j) * C, C), C);
+  }
+  template <int R, int G, class S, int Step> static void load(factor_array<R, G>& t, const view<S, Step>& m, int i, int j) {
+    for (int r = 0; r < R; ++r)
+      for (int g = 0; g < G; ++g) t.v[r][g] = element<float>(address(m, std::int64_t(i) * R + r, std::int64_t(j) * G + g));
+  }
+  template <int R, int G, class S, int Step> static void load(factor_array<R, G>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
+    for (int r = 0; r < R; ++r)
+      for (int g = 0; g < G; ++g) t.v[r][g] = element<float>(address(m.of, std::int64_t(j) * G + g, std::int64_t(i) * R + r));
+  }
+  template <class T> static T number(const T* memory, int i) { return memory[i]; }
   template <class Tile, class S, int Step> void load(Tile& t, const stack<S, Step>& m, int n, int i, int j) { load(t, m[n], i, j); }
   template <class Tile, class S, int Step> void load(Tile& t, const transposed_view<stack<S, Step>>& m, int n, int i, int j) {
     load(t, transposed(m.of[n]), i, j);
+  }
+  template <class Tile, class S, int Step> void load(Tile& t, const stacks<S, Step>& m, int o, int n, int i, int j) { load(t, m.at(o, n), i, j); }
+  template <class Tile, class S, int Step> void load(Tile& t, const transposed_view<stacks<S, Step>>& m, int o, int n, int i, int j) {
+    load(t, transposed(m.of.at(o, n)), i, j);
   }
   template <int N, int Words, int Step>
   static void load(packed_words<N, Words>& t, const stack<const std::uint32_t, Step>& panels, int g, int j) {
@@ -192,6 +212,7 @@ struct block {
   static void store(const transposed_view<stack<S, Step>>& m, int n, int i, int j, const Tile& t) {
     store(transposed(m.of[n]), i, j, t);
   }
+  template <class S, int Step, class Tile> static void store(const stacks<S, Step>& m, int o, int n, int i, int j, const Tile& t) { store(m.at(o, n), i, j, t); }
   template <int Step, class T, int R> static void store_column(const view<float, Step>& m, int n, int i, const array_column<T, R>& t) {
     if (float* p = address(m, mutant(defect::store_column_of_first) ? 0 : n, std::int64_t(i) * R)) put(p, t.v, inside(m.cols, std::int64_t(i) * R, R));
   }
@@ -199,6 +220,17 @@ struct block {
   static void store_rows(const view<S, Step>& m, const Rows& rows, int j, const array_tile<T, R, C>& t) {
     for (int r = 0; r < R; ++r)
       if (S* p = address(m, mutant(defect::store_rows_writes_skipped) && rows.v[r] < 0 ? 0 : rows.v[r], std::int64_t(j) * C)) put(p, t.v[r], inside(m.cols, std::int64_t(j) * C, C));
+  }
+  template <class S, int Step, class Rows, class T, int R>
+  static void store_rows(const view<S, Step>& m, const Rows& rows, int j, const array_column<T, R>& t) {
+    for (int r = 0; r < R; ++r)
+      if (S* p = address(m, rows.v[r], j)) *p = single<S>(t.v[r]);
+  }
+  template <class S, int Step, class Rows, class T, int R, int C>
+  static void store_rows(const transposed_view<view<S, Step>>& m, const Rows& rows, int j, const array_tile<T, R, C>& t) {
+    for (int c = 0; c < C; ++c)
+      for (int r = 0; r < R; ++r)
+        if (S* p = address(m.of, rows.v[c], std::int64_t(j) * R + r)) *p = single<S>(t.v[r][c]);
   }
   template <class S, int Step, int R, int C>
   static void scatter(const view<S, Step>& m, int i, const array_tile<int, R, C>& place, const array_tile<int, R, C>& keep, const array_tile<int, R, C>& t) {
@@ -240,10 +272,80 @@ struct block {
       dot(&acc.v[0][n], N, a.data, stride, b.data + std::int64_t(n) * K, panel::strip, a.live,
           columns - n < panel::strip ? columns - n : panel::strip, words * panel::per_word);
   }
+  // Groups of k, each with its scales: integers in one fused kernel, everything else group by group.
+  template <int R, int N, int K, class T, class U, class Left, class Right, class Sums = unit_factor, class Minima = unit_factor>
+  static void product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b, const Left& left, const Right& right, const Sums& sums = {},
+                      const Minima& minima = {}) {
+    using panel = right_panel<U, K, N>;
+    constexpr int groups = most(most(factor_groups<Left>(), factor_groups<Right>()), most(factor_groups<Sums>(), factor_groups<Minima>())), group = K / groups;
+    static_assert(K % groups == 0 && group % 4 == 0, "smalti: a scaled product has groups of equal length, a multiple of 4");
+    product_factors f;
+    if constexpr (!std::is_same_v<Left, unit_factor>) f.left = first_of_factors(left), f.left_stride = groups;
+    if constexpr (!std::is_same_v<Right, unit_factor>) f.right = first_of_factors(right), f.right_stride = N;
+    if constexpr (!std::is_same_v<Sums, unit_factor>) f.sums = first_of_factors(sums), f.sums_stride = groups, f.minima = first_of_factors(minima), f.minima_stride = N;
+    const int depth = a.depth < b.depth ? a.depth : b.depth, columns = round_up(b.live, lane_count);
+    const int words = ceil_div(depth, panel::per_word);
+    for (int n = 0; n < columns; n += panel::strip) {
+      const int wide = columns - n < panel::strip ? columns - n : panel::strip;
+      const auto* from = b.data + std::int64_t(n) * K;
+      if constexpr (std::is_same_v<typename panel::storage, std::int8_t>) {
+        scaled_dot(&acc.v[0][n], N, a.data, a.stride, from, panel::strip, a.live, wide, words * 4, group, f.at(0, 0, n));
+      } else {
+        alignas(64) float part[R][panel::strip];
+        for (int g = 0; g * group < depth; ++g) {
+          for (int r = 0; r < a.live; ++r) std::memset(part[r], 0, std::size_t(wide) * sizeof(float));
+          const int left_words = ceil_div(depth - g * group, panel::per_word);
+          dot(&part[0][0], panel::strip, a.data + g * group, a.stride, from + std::int64_t(g) * group * panel::strip, panel::strip, a.live, wide,
+              (left_words < group / panel::per_word ? left_words : group / panel::per_word) * panel::per_word);
+          for (int r = 0; r < a.live; ++r) {
+            const product_factors here = f.at(r, g, n);
+            const floats scale = here.left ? floats(*here.left) : floats(1.0f);
+            for (int c = 0; c < wide; c += lane_count) {
+              floats total = fma(read(&part[r][c]), here.right ? scale * read(here.right + c) : scale, read(&acc.v[r][n + c]));
+              if (here.sums) total = fma(floats(*here.sums), read(here.minima + c), total);
+              write(&acc.v[r][n + c], total);
+            }
+          }
+        }
+      }
+    }
+  }
+  // The sums in acc are new: where the inner product can begin with zeros, acc is written once.
+  template <class Acc, int R, int N, int K, class T, class U>
+  static void multiply(array_tile<Acc, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b) {
+    using panel = right_panel<U, K, N>;
+    if constexpr (std::is_same_v<typename left_panel<T, R, K>::storage, bf16> && std::is_same_v<typename panel::storage, bf16>) {
+      const int depth = a.depth < b.depth ? a.depth : b.depth, columns = round_up(b.live, lane_count), words = ceil_div(depth, panel::per_word);
+      if (words > 0 && a.live == R && columns == N && !mutant(defect::multiply_keeps_sums)) {
+        dot_anew(&acc.v[0][0], N, a.data, a.stride, b.data, panel::strip, R, N, words * panel::per_word);
+        return;
+      }
+    }
+    if (!mutant(defect::multiply_keeps_sums)) fill(acc, Acc{});
+    product(acc, a, b);
+  }
   template <class T, int R, int K> static void as_left(left_panel<T, R, K>& a, const array_tile<float, R, K>& t) {
     a.data = &a.own[0][0], a.stride = K, a.live = R, a.depth = K;
+    constexpr bool stored_rounded = std::is_same_v<typename left_panel<T, R, K>::storage, T>;   // the store itself rounds
     for (int r = 0; r < R; ++r)
-      for (int k = 0; k < K; k += lane_count) write(&a.own[r][k], mutant(defect::as_left_not_rounded) ? read(&t.v[r][k]) : rounded_as<T>(read(&t.v[r][k])));
+      for (int k = 0; k < K; k += lane_count)
+        write(&a.own[r][k], stored_rounded || mutant(defect::as_left_not_rounded) ? read(&t.v[r][k]) : rounded_as<T>(read(&t.v[r][k])));
+  }
+  // Sixteen by sixteen in registers; rows of `in` that `out` has no column for are left out, and so are columns.
+  template <class T, int R, int C, int C2> static void turn(array_tile<T, R, C>& out, const array_tile<T, C, C2>& in) {
+    static_assert(C2 >= R, "smalti: a turned tile has a column for each row of the result");
+    for (int r = 0; r < R; r += lane_count)
+      for (int c = 0; c < C; c += lane_count) {
+        const void* rows[lane_count];
+        for (int i = 0; i < lane_count; ++i) rows[i] = &in.v[c + i][r];
+        if (R - r >= lane_count) {
+          transpose_words(&out.v[r][c], C, rows);
+        } else {
+          alignas(64) T some[lane_count][lane_count];
+          transpose_words(some, lane_count, rows);
+          for (int i = 0; i < R - r; ++i) write(&out.v[r + i][c], read(some[i]));
+        }
+      }
   }
   template <class F, class Out, class... In> static void map(const F& f, Out& out, const In&... in) {
     if constexpr (std::rank_v<decltype(out.v)> == 2) {
@@ -271,14 +373,34 @@ struct block {
     for (int r = 0; r < R; ++r)
       for (int c = 0, sum = 0; c < C; ++c) out.v[r][c] = (sum += t.v[r][c]) - (mutant(defect::scan_is_exclusive) ? t.v[r][c] : 0);
   }
-  // Nibbles `Plane` of both halves of each word, through a table of 16 values: any 4-bit code.
-  template <int Plane, class Codec, int N, int Words, class T>
-  static void unpack(right_panel<T, 2 * Words, N>& b, const packed_words<N, Words>& w, Codec codec) {
+  // Depth-tile `Tile` of packed codes; then also (value - zero) * scale, with one row of scales for each group of k.
+  template <int Tile, class Codec, int N, int Words, class T, class... W>
+  static void unpack(right_panel<T, 4 * Words, N>& b, Codec codec, const packed_words<N, Words>& w, const W&... more) {
     own(b);
-    unpack_nibbles<Plane, right_panel<T, 2 * Words, N>>(b.own, w.data + (mutant(defect::unpack_one_word_late) ? w.stride : 0), w.stride, codec);
+    unpack_codes<Tile, Words, right_panel<T, 4 * Words, N>>(b.own, parts_of<Codec>(w, more...), codec);
+  }
+  template <int Tile, class Codec, int N, int Words, class T, class Scales, class Zeros, class... W>
+  static void unpack_scaled(right_panel<T, 4 * Words, N>& b, Codec codec, const Scales& scales, const Zeros& zeros, const packed_words<N, Words>& w, const W&... more) {
+    own(b);
+    const float* zero = nullptr;
+    if constexpr (!std::is_same_v<Zeros, unit_factor>) zero = first_of_factors(zeros);
+    host::unpack_scaled<Tile, Words, right_panel<T, 4 * Words, N>>(b.own, parts_of<Codec>(w, more...), codec, first_of_factors(scales), zero, 4 * Words / factor_groups<Scales>());
   }
 
 private:
+  template <class Codec, class... W> static auto parts_of(const W&... w) {
+    return word_parts<int(sizeof...(W))>{{w.data + (mutant(defect::unpack_one_word_late) ? w.stride : 0)...}, {w.stride...}};
+  }
+  // Along k: the columns of left factors, the rows of right ones.
+  template <class F> struct along_k { static constexpr int groups = 1; };
+  template <int R, int G> struct along_k<factor_array<R, G>> { static constexpr int groups = G; };
+  template <int G, int N> struct along_k<array_tile<float, G, N>> { static constexpr int groups = G; };
+  template <class F> static constexpr int factor_groups() { return along_k<F>::groups; }
+  static constexpr int most(int a, int b) { return a > b ? a : b; }
+  template <int R, int G> static const float* first_of_factors(const factor_array<R, G>& t) { return &t.v[0][0]; }
+  template <int G, int N> static const float* first_of_factors(const array_tile<float, G, N>& t) { return &t.v[0][0]; }
+  template <int N> static const float* first_of_factors(const array_row<float, N>& t) { return t.v; }
+  template <int R> static const float* first_of_factors(const array_column<float, R>& t) { return t.v; }
   template <class T, int K, int N> static void own(right_panel<T, K, N>& t) {
     t.drop();
     t.data = &t.own[0][0][0][0];

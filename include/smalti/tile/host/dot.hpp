@@ -16,6 +16,7 @@
 #  error "smalti: the host machine does not build inside a .cu file: put host calls in a .cpp file of their own"
 #endif
 #include <cstdint>
+#include <cstring>
 
 #include <smalti/core/float.hpp>
 #include <smalti/core/version.hpp>
@@ -87,6 +88,20 @@ inline void dot(float* acc, std::int64_t acc_stride, const bf16* left, std::int6
   }
 #endif
   dot_widened<dot_vector>(bytes(acc), acc_stride * word, bytes(left), left_stride * 2, bytes(right), right_width, rows, cols, k / 2);
+}
+
+//! acc[r, n] = sum over p of left[r, p] * right[p, n], bf16 operands: the same from zero, whatever acc holds. k > 0
+inline void dot_anew(float* acc, std::int64_t acc_stride, const bf16* left, std::int64_t left_stride, const bf16* right,
+                     std::int64_t right_width, int rows, int cols, int k) {
+  using namespace detail;
+#if SMALTI_DOT_LEVEL >= 4
+  if (amx_is_usable()) {
+    dot_amx<true, true>(bytes(acc), acc_stride * word, bytes(left), left_stride * 2, bytes(right), right_width, rows, cols, k / 2);
+    return;
+  }
+#endif
+  for (int r = 0; r < rows; ++r) std::memset(acc + r * acc_stride, 0, std::size_t(cols) * sizeof(float));
+  dot(acc, acc_stride, left, left_stride, right, right_width, rows, cols, k);
 }
 
 //! acc[r, n] += sum over p of left[r, p] * right[p, n], int8 operands, modulo 2^32: exact at every level

@@ -63,17 +63,22 @@ inline void amx_configure(int top, int bottom, int words) {
   if constexpr (Pairs) _tile_dpbf16ps(acc, left, right); \
   else _tile_dpbssd(acc, left, right)
 
+// Fresh: the sums begin with zero, whatever acc holds.
+#define SMALTI_AMX_BEGIN(acc, p) \
+  if constexpr (Fresh) _tile_zero(acc); \
+  else _tile_loadd(acc, p, acc_stride)
+
 // 17 to 32 rows, 32 or 16 columns
-template <bool Pairs, bool Wide>
+template <bool Pairs, bool Wide, bool Fresh>
 void amx_square(char* acc, std::int64_t acc_stride, const char* left, std::int64_t left_stride, const char* right,
                 std::int64_t right_stride, int count, int words) {
   char* low = acc + 16 * acc_stride;
   const char* left_low = left + 16 * left_stride;
-  _tile_loadd(0, acc, acc_stride);
-  _tile_loadd(2, low, acc_stride);
+  SMALTI_AMX_BEGIN(0, acc);
+  SMALTI_AMX_BEGIN(2, low);
   if constexpr (Wide) {
-    _tile_loadd(1, acc + 64, acc_stride);
-    _tile_loadd(3, low + 64, acc_stride);
+    SMALTI_AMX_BEGIN(1, acc + 64);
+    SMALTI_AMX_BEGIN(3, low + 64);
   }
   for (int s = 0; s < count; s += words) {
     _tile_loadd(6, right, right_stride);
@@ -99,13 +104,13 @@ void amx_square(char* acc, std::int64_t acc_stride, const char* left, std::int64
 }
 
 // 1 to 16 rows, 16 * Tiles columns
-template <bool Pairs, int Tiles>
+template <bool Pairs, int Tiles, bool Fresh>
 void amx_flat(char* acc, std::int64_t acc_stride, const char* left, std::int64_t left_stride, const char* right,
               std::int64_t right_stride, int count, int words) {
-  _tile_loadd(0, acc, acc_stride);
-  if constexpr (Tiles > 1) _tile_loadd(1, acc + 64, acc_stride);
-  if constexpr (Tiles > 2) _tile_loadd(2, acc + 128, acc_stride);
-  if constexpr (Tiles > 3) _tile_loadd(3, acc + 192, acc_stride);
+  SMALTI_AMX_BEGIN(0, acc);
+  if constexpr (Tiles > 1) { SMALTI_AMX_BEGIN(1, acc + 64); }
+  if constexpr (Tiles > 2) { SMALTI_AMX_BEGIN(2, acc + 128); }
+  if constexpr (Tiles > 3) { SMALTI_AMX_BEGIN(3, acc + 192); }
   for (int s = 0; s < count; s += words) {
     _tile_loadd(4, left, left_stride);
     _tile_loadd(5, right, right_stride);
@@ -131,9 +136,10 @@ void amx_flat(char* acc, std::int64_t acc_stride, const char* left, std::int64_t
   if constexpr (Tiles > 3) _tile_stored(3, acc + 192, acc_stride);
 }
 #undef SMALTI_AMX_MULTIPLY
+#undef SMALTI_AMX_BEGIN
 
 // `count` steps, in tiles of `words` steps, which divides it.
-template <bool Pairs>
+template <bool Pairs, bool Fresh>
 void amx_steps(char* acc, std::int64_t acc_stride, const char* left, std::int64_t left_stride, const char* right,
                std::int64_t right_stride, int rows, int cols, int count, int words) {
   int r = 0;
@@ -147,8 +153,8 @@ void amx_steps(char* acc, std::int64_t acc_stride, const char* left, std::int64_
       const char* a = left + r * left_stride;
       int n = 0;
       for (; n + 32 <= cols; n += 32)
-        amx_square<Pairs, true>(c + n * word, acc_stride, a, left_stride, right + n * word, right_stride, count, words);
-      if (n < cols) amx_square<Pairs, false>(c + n * word, acc_stride, a, left_stride, right + n * word, right_stride, count, words);
+        amx_square<Pairs, true, Fresh>(c + n * word, acc_stride, a, left_stride, right + n * word, right_stride, count, words);
+      if (n < cols) amx_square<Pairs, false, Fresh>(c + n * word, acc_stride, a, left_stride, right + n * word, right_stride, count, words);
     }
   }
   if (r >= rows) return;
@@ -157,22 +163,24 @@ void amx_steps(char* acc, std::int64_t acc_stride, const char* left, std::int64_
   left += r * left_stride;
   int n = 0;
   for (; n + 64 <= cols; n += 64)
-    amx_flat<Pairs, 4>(acc + n * word, acc_stride, left, left_stride, right + n * word, right_stride, count, words);
-  if (cols - n == 48) amx_flat<Pairs, 3>(acc + n * word, acc_stride, left, left_stride, right + n * word, right_stride, count, words);
-  if (cols - n == 32) amx_flat<Pairs, 2>(acc + n * word, acc_stride, left, left_stride, right + n * word, right_stride, count, words);
-  if (cols - n == 16) amx_flat<Pairs, 1>(acc + n * word, acc_stride, left, left_stride, right + n * word, right_stride, count, words);
+    amx_flat<Pairs, 4, Fresh>(acc + n * word, acc_stride, left, left_stride, right + n * word, right_stride, count, words);
+  if (cols - n == 48) amx_flat<Pairs, 3, Fresh>(acc + n * word, acc_stride, left, left_stride, right + n * word, right_stride, count, words);
+  if (cols - n == 32) amx_flat<Pairs, 2, Fresh>(acc + n * word, acc_stride, left, left_stride, right + n * word, right_stride, count, words);
+  if (cols - n == 16) amx_flat<Pairs, 1, Fresh>(acc + n * word, acc_stride, left, left_stride, right + n * word, right_stride, count, words);
 }
 
-template <bool Pairs>
+template <bool Pairs, bool Fresh = false>
 void dot_amx(char* acc, std::int64_t acc_stride, const char* left, std::int64_t left_stride, const char* right,
              std::int64_t right_width, int rows, int cols, int count) {
   if (rows <= 0 || cols <= 0 || count <= 0) return;
   const std::int64_t right_stride = right_width * word;
   const int whole = count / 16 * 16;
-  if (whole) amx_steps<Pairs>(acc, acc_stride, left, left_stride, right, right_stride, rows, cols, whole, 16);
-  if (whole < count)
-    amx_steps<Pairs>(acc, acc_stride, left + whole * word, left_stride, right + whole * right_stride, right_stride, rows, cols,
-                     count - whole, count - whole);
+  if (whole) amx_steps<Pairs, Fresh>(acc, acc_stride, left, left_stride, right, right_stride, rows, cols, whole, 16);
+  if (whole < count) {
+    const char *rest = left + whole * word, *below = right + whole * right_stride;
+    if (Fresh && whole == 0) amx_steps<Pairs, true>(acc, acc_stride, rest, left_stride, below, right_stride, rows, cols, count, count);
+    else amx_steps<Pairs, false>(acc, acc_stride, rest, left_stride, below, right_stride, rows, cols, count - whole, count - whole);
+  }
   _tile_release();
   amx_fence();
 }

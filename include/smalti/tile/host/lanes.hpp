@@ -73,6 +73,11 @@ template <class T> inline floats widen(ints code) {
 //! narrow<T>(float) of core/float.hpp with its default rule, as codes.
 template <class T> inline ints narrow_code(floats x) {
   using form = format<T>;
+  if constexpr (std::same_as<T, bf16>) {   // the same bits in half the steps: the sign rides along, and a carry makes the infinity
+    const ints bits = float_bits(x), tie = mutant(defect::ties_away_from_zero) ? ints(1) : (bits >> 16) & 1;
+    const mask nan = (bits & 0x7fffffff) > (mutant(defect::nan_rounds_away) ? 0x7fffffff : 0x7f800000);
+    return where(nan, ((bits >> 16) & 0x8000) | 0x7fc0, (bits + (tie + 0x7fff)) >> 16);
+  }
   constexpr int cut = 23 - form::fraction, rebias = (127 - form::bias) << 23, largest = int(form::largest);
   constexpr int overflowed = default_overflow<T> == overflow::saturate || form::at_top == top::finite ? largest
                              : form::at_top == top::nan_for_negative_zero                             ? int(form::magnitude) + 1

@@ -58,10 +58,12 @@ public:
 
   //! The panel of this key if it is still there, else null. What it returns is in use until release().
   const std::byte* find(const key& k) {
-    const entry& e = table_[slot(k)];
-    if (!(e.what == k) || e.end == 0 || (head_ - e.begin > capacity_ && !mutant(defect::panel_found_after_eviction))) return nullptr;
-    use(e.begin);
-    return memory_ + e.begin % capacity_;
+    for (const entry* e = table_ + set(k), *end = e + ways; e < end; ++e)
+      if (e->what == k && alive(*e)) {
+        use(e->begin);
+        return memory_ + e->begin % capacity_;
+      }
+    return nullptr;
   }
   //! Room for a new panel, in use until release(), or null where there is none to be had.
   std::byte* make(const key& k, std::size_t bytes) {
@@ -71,7 +73,15 @@ public:
     if (begin % capacity_ + bytes > capacity_ && !mutant(defect::panel_runs_off_the_end)) begin += capacity_ - begin % capacity_;
     if (users_ != 0 && begin + bytes - oldest_ > capacity_ && !mutant(defect::panel_overwrites_one_in_use)) return nullptr;
     head_ = begin + bytes;
-    table_[slot(k)] = {k, begin, head_};
+    entry* place = table_ + set(k);                  // of one that is gone, else of the oldest
+    for (entry* e = place, *end = e + ways; e < end; ++e) {
+      if (e->what == k || !alive(*e)) {
+        place = e;
+        break;
+      }
+      if (e->begin < place->begin) place = e;
+    }
+    *place = {k, begin, head_};
     use(begin);
     return memory_ + begin % capacity_;
   }
@@ -82,13 +92,16 @@ private:
     key what;
     std::uint64_t begin = 0, end = 0;
   };
-  static constexpr int entries = 1024;
-  static unsigned slot(const key& k) {
+  // Sets of a few: where each place had one entry, two panels that fall on it would drive each other out at every
+  // visit, and each new copy moves the head on over panels that are wanted.
+  static constexpr int entries = 1024, ways = 8;
+  bool alive(const entry& e) const { return e.end != 0 && (head_ - e.begin <= capacity_ || mutant(defect::panel_found_after_eviction)); }
+  static unsigned set(const key& k) {
     std::uint64_t h = reinterpret_cast<std::uintptr_t>(k.data) >> 4;
     for (std::uint64_t x : {std::uint64_t(unsigned(k.i)), std::uint64_t(unsigned(k.j)), std::uint64_t(unsigned(k.form)),
                             std::uint64_t(unsigned(k.panel_rows)), std::uint64_t(unsigned(k.panel_cols))})
       h = (h ^ x) * 0x9e3779b97f4a7c15u, h ^= h >> 29;
-    return unsigned(h % entries);
+    return unsigned(h % (entries / ways)) * ways;
   }
   void use(std::uint64_t begin) {
     if (users_ == 0 || begin < oldest_) oldest_ = begin;
@@ -140,6 +153,13 @@ struct right_panel {
     if (kept) kept->release();
     kept = nullptr;
   }
+};
+
+// Factors of the rows of a scaled product: one for each row and group of k.
+template <int R, int G> struct factor_array {
+  using element = float;
+  static constexpr int rows = R, cols = G;
+  float v[R][G];
 };
 
 // Codes of N columns, [word][n]: 16 neighbouring columns are one vector. Used where they lie in memory.

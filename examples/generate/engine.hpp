@@ -1,0 +1,43 @@
+// A decoder of the Llama family on smalti's ops: tokens in, logits out, keys and values in pages.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+#include "weights.hpp"
+
+namespace generate {
+
+struct engine_options {
+  std::string weights = "native";
+  int threads = 0;                //!< 0: all
+  int page = 16;                  //!< tokens of a page
+  int cache_tokens = 2048;        //!< of all sequences together
+  int sequences = 1;              //!< open at once
+  int chunk = 512;                //!< tokens of one pass
+};
+
+struct engine_bytes {
+  std::size_t weights = 0, cache = 0, cache_used = 0, activations = 0;
+};
+
+//! One machine's engine. Sequences are numbers that open and fork give.
+class engine {
+public:
+  virtual ~engine() = default;
+  virtual int open() = 0;
+  virtual int fork(int sequence) = 0;
+  virtual void close(int sequence) = 0;
+  virtual void truncate(int sequence, int tokens) = 0;
+  virtual int length(int sequence) const = 0;
+
+  //! Appends tokens to a sequence, in as many passes as they need. `all`: logits of every token, else of the last; they go to
+  //! `logits`, vocabulary after vocabulary.
+  virtual void feed(int sequence, const std::vector<int>& tokens, bool all, std::vector<float>& logits) = 0;
+  virtual engine_bytes bytes() const = 0;
+  virtual const config& shape() const = 0;
+};
+
+std::unique_ptr<engine> make_host_engine(const weights& w, const engine_options& o);
+
+}  // namespace generate

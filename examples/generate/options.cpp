@@ -1,0 +1,78 @@
+#include "options.hpp"
+
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <stdexcept>
+
+namespace generate {
+
+const char* usage() {
+  return R"(generate --prompt "..." | --chat | --eval FILE | --greedy FILE | --tokens FILE | --tokenize FILE
+
+  --model PATH        a GGUF file, or a folder with config.json and model.safetensors
+  --weights FORMAT    how weights are held: native, bf16
+  --machine host      where it runs
+  --threads N         0 takes all
+  --length N          tokens to write at most (128)
+  --context N         tokens that the cache holds (2048)
+  --page N            tokens of a cache page (16)
+  --temperature T     0 takes the most likely token; --top-k K, --top-p P, --min-p P, --seed S
+  --raw               no chat template around the prompt
+  --eval FILE         bits per byte of a text, in windows of --window tokens (512)
+  --greedy FILE       checks forced continuations
+  --tokens FILE       logits of tokens.0, tokens.1, ...: their distance from the file's own; --logits FILE writes them
+  --tokenize FILE     ids of each line {"text": ...}
+  --json              results for machines
+)";
+}
+
+options parse(int argc, char** argv) {
+  options o;
+  const auto text = [](std::string& to) { return [&to](const char* v) { to = v; }; };
+  const auto whole = [](int& to, int least) {
+    return [&to, least](const char* v) {
+      char* end = nullptr;
+      const long x = std::strtol(v, &end, 10);
+      if (*v == 0 || *end != 0 || x < least || x > 1 << 28) throw std::runtime_error(std::string("a whole number of at least ") + std::to_string(least) + " is needed, not '" + v + "'");
+      to = int(x);
+    };
+  };
+  const auto number = [](float& to, float least, float most) {
+    return [&to, least, most](const char* v) {
+      char* end = nullptr;
+      const float x = std::strtof(v, &end);
+      if (*v == 0 || *end != 0 || !(x >= least && x <= most)) throw std::runtime_error("a number from " + std::to_string(least) + " to " + std::to_string(most) + " is needed, not '" + v + "'");
+      to = x;
+    };
+  };
+  const std::map<std::string, std::function<void(const char*)>> with_value = {
+      {"--model", text(o.model)},     {"--prompt", text(o.prompt)}, {"--weights", text(o.weights)}, {"--machine", text(o.machine)},
+      {"--tokens", text(o.tokens)},   {"--logits", text(o.logits)}, {"--greedy", text(o.greedy)},   {"--eval", text(o.eval)},
+      {"--recall", text(o.recall)},   {"--tokenize", text(o.tokenize)},
+      {"--threads", whole(o.threads, 0)}, {"--page", whole(o.page, 1)}, {"--length", whole(o.length, 1)}, {"--window", whole(o.window, 2)},
+      {"--context", whole(o.context, 16)}, {"--top-k", whole(o.top_k, 0)},
+      {"--temperature", number(o.temperature, 0, 100)}, {"--top-p", number(o.top_p, 0, 1)}, {"--min-p", number(o.min_p, 0, 1)},
+      {"--seed", [&o](const char* v) { o.seed = std::strtoull(v, nullptr, 10); }}};
+  const std::map<std::string, bool*> alone = {{"--chat", &o.chat}, {"--json", &o.json}, {"--raw", &o.raw}, {"--help", &o.help}};
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    if (const auto flag = alone.find(name); flag != alone.end()) {
+      *flag->second = true;
+    } else if (const auto value = with_value.find(name); value != with_value.end()) {
+      if (i + 1 == argc) throw std::runtime_error(name + " needs a value");
+      try {
+        value->second(argv[++i]);
+      } catch (const std::runtime_error& e) {
+        throw std::runtime_error(name + ": " + e.what());
+      }
+    } else {
+      throw std::runtime_error("unknown option " + name + ": see --help");
+    }
+  }
+  if (o.machine != "host") throw std::runtime_error("--machine " + o.machine + " is not built: host is");
+  if (!o.recall.empty()) throw std::runtime_error("--recall is not built yet");
+  return o;
+}
+
+}  // namespace generate

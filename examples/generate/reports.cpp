@@ -1,0 +1,215 @@
+#include "reports.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <stdexcept>
+
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include <smalti/io/mapped_file.hpp>
+#include <smalti/io/safetensors.hpp>
+
+namespace generate {
+
+namespace {
+
+std::string whole_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw std::runtime_error(path + " cannot be opened");
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// Natural logarithm of the sum of the exponentials of a row.
+double log_sum(const float* row, int n) {
+  const float most = *std::max_element(row, row + n);
+  double sum = 0;
+  for (int j = 0; j < n; ++j) sum += std::exp(double(row[j]) - most);
+  return most + std::log(sum);
+}
+
+// How far logits are from a reference's.
+struct distance {
+  double most = 0, squares = 0, divergence = 0, margin = 0;
+  std::size_t count = 0, positions = 0, agree = 0;
+};
+
+// A file of tokens.i, and logits.i (all of them) or top_ids.i, top_logits.i, logsumexp.i (the greatest of each place).
+struct reference {
+  smalti::io::mapped_file file;
+  smalti::io::safetensors tensors;
+  explicit reference(const std::string& path) {
+    char text[512];
+    if (auto s = file.open(path.c_str()); !s) throw std::runtime_error(smalti::io::describe(s, text));
+    if (auto s = tensors.read(file.data()); !s) throw std::runtime_error(smalti::io::describe(s, text));
+  }
+  template <class T> std::vector<T> values(const std::string& name, smalti::io::dtype type) const {
+    const smalti::io::tensor* t = tensors.find(name);
+    if (t == nullptr || t->type != type) throw std::runtime_error(name + " is missing, or of another type");
+    std::vector<T> v(t->data.size() / sizeof(T));
+    std::memcpy(v.data(), t->data.data(), v.size() * sizeof(T));
+    return v;
+  }
+  std::vector<int> integers(const std::string& name) const { return values<int>(name, smalti::io::dtype::i32); }
+  std::vector<float> floats(const std::string& name) const { return values<float>(name, smalti::io::dtype::f32); }
+
+  void compare(int i, const std::vector<float>& got, int vocabulary, distance& far) const {
+    const std::string n = "." + std::to_string(i);
+    const bool whole = tensors.find("logits" + n) != nullptr;
+    if (!whole && tensors.find("top_logits" + n) == nullptr) return;
+    const std::vector<float> want = floats((whole ? "logits" : "top_logits") + n);
+    const std::vector<int> ids = whole ? std::vector<int>() : integers("top_ids" + n);
+    const std::size_t places = got.size() / std::size_t(vocabulary), each = want.size() / places;
+    const std::vector<float> sums = whole ? std::vector<float>() : floats("logsumexp" + n);
+    for (std::size_t p = 0; p < places; ++p) {
+      const float* row = got.data() + p * std::size_t(vocabulary);
+      const float* right = want.data() + p * each;
+      const auto id = [&](std::size_t j) { return whole ? j : std::size_t(ids[p * each + j]); };
+      const double mine = log_sum(row, vocabulary), theirs = whole ? log_sum(right, vocabulary) : double(sums[p]);
+      std::size_t best = 0;
+      for (std::size_t j = 0; j < each; ++j) {
+        const double d = double(row[id(j)]) - right[j];
+        far.most = std::max(far.most, std::abs(d)), far.squares += d * d, ++far.count;
+        far.divergence += std::exp(right[j] - theirs) * ((right[j] - theirs) - (row[id(j)] - mine));
+        if (right[j] > right[best]) best = j;
+      }
+      const std::size_t chosen = std::size_t(std::max_element(row, row + vocabulary) - row);
+      ++far.positions, far.agree += chosen == id(best);
+      if (chosen != id(best))
+        for (std::size_t j = 0; j < each; ++j)
+          if (id(j) == chosen) far.margin = std::max(far.margin, double(right[best]) - right[j]);
+    }
+  }
+};
+
+int best_of(const float* row, int n) { return int(std::max_element(row, row + n) - row); }
+
+}  // namespace
+
+void progress(const char* what, std::size_t done, std::size_t all) {
+  if (!isatty(STDERR_FILENO) || all == 0) return;
+  const int width = 30, full = int(done * width / all);
+  std::fprintf(stderr, "\r%s [%.*s%*s] %zu of %zu%s", what, full, "##############################", width - full, "", done, all, done == all ? "\r\033[K" : "");
+  std::fflush(stderr);
+}
+
+int run_tokenize(const tokenizer& t, const options& o) {
+  std::ifstream in(o.tokenize);
+  if (!in) throw std::runtime_error(o.tokenize + " cannot be opened");
+  std::size_t lines = 0, wrong = 0;
+  for (std::string line; std::getline(in, line); ++lines) {
+    const auto entry = nlohmann::json::parse(line);
+    const auto text = entry.at("text").get<std::string>();
+    const std::vector<int> plain = t.encode(text, false), special = t.encode(text, true);
+    if (!entry.contains("ids")) {
+      std::cout << nlohmann::json(plain).dump() << '\n';
+      continue;
+    }
+    const bool right = plain == entry["ids"].get<std::vector<int>>() && (!entry.contains("ids_special") || special == entry["ids_special"].get<std::vector<int>>());
+    if (!right && ++wrong <= 3) std::cerr << "line " << lines + 1 << ": " << nlohmann::json(plain).dump() << " is not what was expected\n";
+  }
+  std::cout << lines << " lines, " << wrong << " differ from what they say\n";
+  return wrong == 0 ? 0 : 1;
+}
+
+int run_logits(engine& e, const options& o) {
+  reference r(o.tokens);
+  nlohmann::json header = nlohmann::json::object();
+  std::vector<float> all;
+  distance far;
+  const int vocabulary = e.shape().vocabulary;
+  for (int i = 0; r.tensors.find("tokens." + std::to_string(i)) != nullptr; ++i) {
+    const std::vector<int> ids = r.integers("tokens." + std::to_string(i));
+    const int s = e.open();
+    std::vector<float> logits;
+    e.feed(s, ids, true, logits);
+    e.close(s);
+    r.compare(i, logits, vocabulary, far);
+    if (o.logits.empty()) continue;
+    header["logits." + std::to_string(i)] = {{"dtype", "F32"}, {"shape", {ids.size(), vocabulary}}, {"data_offsets", {all.size() * 4, (all.size() + logits.size()) * 4}}};
+    all.insert(all.end(), logits.begin(), logits.end());
+  }
+  if (!o.logits.empty()) {
+    std::string head = header.dump();
+    head.resize((head.size() + 7) / 8 * 8, ' ');
+    const std::uint64_t length = head.size();
+    std::ofstream out(o.logits, std::ios::binary);
+    out.write(reinterpret_cast<const char*>(&length), 8).write(head.data(), std::streamsize(head.size())).write(reinterpret_cast<const char*>(all.data()), std::streamsize(all.size() * 4));
+    if (!out.flush()) throw std::runtime_error(o.logits + " cannot be written");
+  }
+  if (far.positions == 0) return 0;
+  const double rms = std::sqrt(far.squares / double(far.count)), divergence = far.divergence / double(far.positions);
+  if (o.json)
+    std::cout << nlohmann::json{{"max", far.most}, {"rms", rms}, {"arg_max_agrees", far.agree}, {"positions", far.positions}, {"margin_lost", far.margin}, {"mean_kl", divergence}}.dump() << '\n';
+  else
+    std::printf("distance from the reference's logits: max %.3f, rms %.4f; the most likely token agrees at %zu of %zu (margin lost %.3f); mean KL %.2e\n", far.most, rms, far.agree,
+                far.positions, far.margin, divergence);
+  // bf16 inputs of every product move logits by up to about 1 (the models' READMEs): more is a fault, not rounding
+  return far.most <= 1.5 && rms <= 0.15 ? 0 : 1;
+}
+
+int run_greedy(engine& e, const options& o) {
+  const auto prompts = nlohmann::json::parse(whole_file(o.greedy));
+  int checked = 0, right = 0, near = 0;
+  const int vocabulary = e.shape().vocabulary;
+  for (std::size_t p = 0; p < prompts.size(); ++p) {
+    const auto& prompt = prompts[p];
+    std::vector<int> ids = prompt.at("prompt_ids").get<std::vector<int>>();
+    const std::vector<int> want = prompt.at("ids").get<std::vector<int>>();
+    const std::size_t before = ids.size();
+    std::vector<bool> excused(want.size());
+    for (const auto& tie : prompt.value("near_ties", nlohmann::json::array())) excused[tie.at("at").get<std::size_t>()] = true;
+    ids.insert(ids.end(), want.begin(), want.end() - 1);
+    const int s = e.open();
+    std::vector<float> logits;
+    e.feed(s, ids, true, logits);
+    e.close(s);
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      const int got = best_of(logits.data() + (before - 1 + i) * std::size_t(vocabulary), vocabulary);
+      if (excused[i]) {
+        ++near;
+        continue;
+      }
+      ++checked, right += got == want[i];
+      if (got != want[i] && !o.json) std::printf("prompt %zu, token %zu: %d, not %d\n", p, i, got, want[i]);
+    }
+    progress("greedy", p + 1, prompts.size());
+  }
+  if (o.json) std::cout << nlohmann::json{{"checked", checked}, {"right", right}, {"near_ties", near}}.dump() << '\n';
+  else std::printf("%d of %d forced tokens are the most likely ones; %d near-ties are not asked\n", right, checked, near);
+  return right == checked ? 0 : 1;
+}
+
+int run_eval(engine& e, const tokenizer& t, const options& o) {
+  const std::string text = whole_file(o.eval);
+  const std::vector<int> ids = t.encode(text, false);
+  const std::size_t window = std::size_t(o.window);
+  const int vocabulary = e.shape().vocabulary;
+  double bits = 0;
+  std::size_t scored = 0, scored_bytes = 0;
+  for (std::size_t first = 0; first + 1 < ids.size(); first += window) {
+    const std::vector<int> part(ids.begin() + std::ptrdiff_t(first), ids.begin() + std::ptrdiff_t(std::min(first + window, ids.size())));
+    const int s = e.open();
+    std::vector<float> logits;
+    e.feed(s, part, true, logits);
+    e.close(s);
+    for (std::size_t i = 1; i < part.size(); ++i) {
+      const float* row = logits.data() + (i - 1) * std::size_t(vocabulary);
+      bits += (log_sum(row, vocabulary) - row[part[i]]) / std::log(2.0);
+      ++scored, scored_bytes += t.decode(part[i]).size();
+    }
+    progress("eval", std::min(first + window, ids.size()), ids.size());
+  }
+  const double per_byte = bits / double(scored_bytes), perplexity = std::exp2(bits / double(scored));
+  if (o.json) std::cout << nlohmann::json{{"bits_per_byte", per_byte}, {"perplexity", perplexity}, {"tokens", scored}, {"bytes", scored_bytes}, {"window", o.window}}.dump() << '\n';
+  else std::printf("%.5f bits per byte, perplexity %.4f, over %zu tokens in windows of %d\n", per_byte, perplexity, scored, o.window);
+  return 0;
+}
+
+}  // namespace generate

@@ -1,0 +1,379 @@
+// The linear agent: Y = epilogue(X W') with weights of any format, whole or in groups of rows with a weight each. One block
+// makes one tile of Y. The weights are the right operand, or the left one (`weights_left`: Y' = W X'): from 64 rows up on a
+// GPU, whose products then take decoded weights from registers; never on the host, where the right operand is packed.
+//
+// Scales that vary along k enter the operand (one rounding a weight) or the accumulator: for each group of k a part sum,
+// exact for integers, is multiplied and added. Scales that do not vary enter after the last k. A zero point or minimum
+// enters the operand with the scale, or as a correction of rank one a group: sum of the activations times minimum.
+#pragma once
+#include <cstdint>
+#include <numeric>
+#include <type_traits>
+#include <smalti/block/gemm/combine.hpp>
+#include <smalti/block/gemm/rows.hpp>
+#include <smalti/block/gemm/scales.hpp>
+#include <smalti/block/gemm/weights.hpp>
+#include <smalti/core/float.hpp>
+#include <smalti/policy/epilogue.hpp>
+#include <smalti/policy/integer_scale.hpp>
+#include <smalti/tile/grid.hpp>
+#include <smalti/tile/mutant.hpp>
+#include <smalti/tile/vocabulary.hpp>
+
+namespace smalti::inline SMALTI_CODE::gemm {
+
+//! Rows and outputs of a tile, and launch hints. `k` counts only where weights are a matrix as it is: packed ones bring the
+//! depth of their layout.
+struct linear_tuning {
+  int m, n, k = 0;
+  bool weights_left = false;
+  int occupancy = 1, cluster = 1;
+  constexpr bool operator==(const linear_tuning&) const = default;
+};
+
+//! What a product's activations bring besides their codes: scales, and sums for minima. Both are matrices groups x M, rows
+//! contiguous along m; with one row they do not vary along k.
+//! @tparam Group  k of a scale; 0 all; -1 no scales. Sums have the groups of the weights
+template <int Group = -1, bool Sums = false> struct activation_factors {
+  static constexpr int group = Group;
+  static constexpr bool has_scales = Group >= 0, has_sums = Sums;
+  optional_member<(Group >= 0), view<const float, 1>, 1> scales = {};
+  optional_member<Sums, view<const float, 1>, 2> sums = {};
+};
+
+//! What the agent computes, as types.
+//! @tparam X         activations in memory;  @tparam Operand  what they and the weights are multiplied as
+//! @tparam Weights   packed_weights or plain_weights;  @tparam Factors  activation_factors;  @tparam Rows  see rows.hpp
+template <class X, class Operand, class Weights, class Factors, class Y, class Epilogue, class Rows, bool Split, int StepX = step_of<X>, int StepY = step_of<Y>>
+struct linear_problem {
+  using operand_type = Operand;
+  using weights_type = Weights;
+  using factors_type = Factors;
+  using rows_type = Rows;
+  static constexpr bool split = Split, pairs = policy::takes_pairs<Epilogue>, integers = std::is_same_v<Operand, std::int8_t>;
+  static constexpr bool weight_scales = !std::is_same_v<typename Weights::scale_type, no_scales>;
+  static constexpr bool has_minimum = Weights::scale_type::has_minimum || (Weights::scale_type::has_zero && Weights::scale_in != policy::scale_in::operand);
+  static constexpr bool in_operand = weight_scales && Weights::scale_in == policy::scale_in::operand;
+  static constexpr int weight_group = weight_scales ? Weights::group : 0;
+  static_assert(!has_minimum || Factors::has_sums, "smalti: zero points and minima need the sums of the activations over each group");
+  static constexpr bool whole_codes() {
+    if constexpr (integers && requires { typename Weights::codec; }) return policy::integer_scale<typename Weights::codec> != 0;
+    else return true;
+  }
+  static_assert(whole_codes(), "smalti: the codes of this format are not 8-bit integers, times any power of two: multiply them with 16-bit activations");
+  static_assert(!(in_operand && integers), "smalti: integer operands hold codes: their scales enter the accumulator or the epilogue");
+  static_assert(Factors::group <= 0 || weight_group == 0 || Factors::group == weight_group || in_operand,
+                "smalti: activations scaled in groups of k take the groups of the weights");
+  //! k of a part sum: 0 where nothing varies along k within the accumulator.
+  static constexpr int chunk = Factors::group > 0 ? Factors::group : in_operand && !has_minimum ? 0 : weight_group;
+  static constexpr bool late_weights = weight_scales && !in_operand && weight_group == 0;
+  //! One scale a row may wait for the end, unless corrections enter before: those are sums of decoded activations.
+  static constexpr bool early_activations = Factors::group > 0 || (Factors::group == 0 && has_minimum && chunk > 0), late_activations = Factors::group == 0 && !early_activations;
+  static constexpr bool late_minimum = has_minimum && weight_group == 0;
+  using sum = std::conditional_t<integers && chunk == 0, int, float>;
+
+  struct arguments {
+    view<const X, StepX> x = {};             //!< M x K
+    Factors factors = {};
+    Weights weights = {};
+    optional_member<pairs, Weights, 1> up = {};      //!< the second weight of a pair
+    view<Y, StepY> y = {};                   //!< M x N
+    Rows rows = {};
+    view<sum> partial = {};                  //!< split K: see split_memory
+    int* arrived = nullptr;
+    int splits = 1, steps_per_split = 0;
+    Epilogue epilogue = {};
+  };
+};
+
+template <linear_tuning Tuning, class Problem>
+struct linear_agent {
+  using arguments = typename Problem::arguments;
+  using operand_type = typename Problem::operand_type;
+  using weights_type = typename Problem::weights_type;
+  using factors_type = typename Problem::factors_type;
+  using rows_type = typename Problem::rows_type;
+  using sum = typename Problem::sum;
+  static constexpr int m = Tuning.m, n = Tuning.n, occupancy = Tuning.occupancy, cluster = Tuning.cluster;
+  static constexpr bool left_weights = Tuning.weights_left;
+  static constexpr int depth = weights_type::depth == 0 ? Tuning.k : weights_type::depth, tiles = weights_type::tiles, step_k = depth * tiles;
+  static constexpr int rows = left_weights ? n : m, cols = left_weights ? m : n;       // of the accumulator
+  // Operands that share a part sum, as many as a step has of them; groups that share an operand.
+  static constexpr int chunk = Problem::chunk;
+  static constexpr bool scaled = chunk > 0;
+  static constexpr int together = scaled && chunk > depth ? std::gcd(chunk / depth, tiles) : 1, groups = scaled && chunk < depth ? depth / chunk : 1;
+  static_assert(!scaled || depth % chunk == 0 || chunk % depth == 0, "smalti: the depth of an operand divides the group or is a multiple of it: choose another layout");
+  // Where the scale enters the operand: the rows of scales that one operand takes, and the operands that share one row.
+  static constexpr int operand_groups = Problem::in_operand && weights_type::group > 0 && weights_type::group < depth ? depth / weights_type::group : 1;
+  arguments a;
+
+  static constexpr grid blocks(const arguments& a) {
+    if constexpr (rows_type::grouped) return {a.rows.entries, ceil_div(a.y.cols, n), Problem::split ? a.splits : 1};
+    else return {mutant(defect::grid_loses_ragged_rows) ? a.y.rows / m : ceil_div(a.y.rows, m), ceil_div(a.y.cols, n), Problem::split ? a.splits : 1};
+  }
+  SMALTI_HD static constexpr int steps(int k) { return ceil_div(k, step_k); }
+
+  template <class Block> using sums = tile<Block, sum, rows, cols>;
+
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    row_tile at{0, block.x() * m, m};
+    if constexpr (rows_type::grouped) {
+      at = {block.number(a.rows.plan, block.x()), block.number(a.rows.plan, a.rows.entries + block.x()), block.number(a.rows.plan, 2 * a.rows.entries + block.x())};
+      if (at.rows <= 0) return;
+    }
+    if constexpr (rows_type::gathers) {      // rows past the group's end are its first one: they must exist, and are not stored
+      column<Block, int, m> source;
+      block.load(source, view<const int, 1>{a.rows.source.data + at.row, at.rows, 1, 1}, 0, 0);
+      const int first = block.number(a.rows.source.data, at.row);
+      block.map([=, count = at.rows](auto r, auto i) { return where(i < count, r, first); }, source, source, row_index{});
+      work(block, at, source);
+    } else {
+      work(block, at, unit_factor{});
+    }
+  }
+
+private:
+  template <class Block, class Source> SMALTI_HD void work(Block& block, const row_tile& at, const Source& source) const {
+    const int all = steps(a.x.cols) - (mutant(defect::last_group_lost) ? 1 : 0), split = block.z();
+    step_range range{0, all};
+    if constexpr (Problem::split) range = steps_of_split(split, all, a.steps_per_split);
+    sums<Block> acc;
+    if constexpr (Problem::pairs) {
+      sums<Block> up;
+      multiply(block, acc, a.weights, at, source, range);
+      multiply(block, up, a.up, at, source, range);
+      if constexpr (Problem::split) {
+        if (!combine(block, acc, up, split_memory<sum>{a.partial, a.arrived, a.splits}, tile_number(block), split)) return;
+      }
+      tile<Block, float, rows, cols> gate_sum, up_sum, out;
+      late(block, gate_sum, acc, a.weights, at);
+      late(block, up_sum, up, a.up, at);
+      apply_epilogue<left_weights>(block, out, gate_sum, up_sum, a.epilogue, at.row, block.y() * n);
+      store(block, out, at);
+    } else {
+      multiply(block, acc, a.weights, at, source, range);
+      if constexpr (Problem::split) {
+        if (!combine(block, acc, split_memory<sum>{a.partial, a.arrived, a.splits}, tile_number(block), split)) return;
+      }
+      finish(block, acc, at);
+    }
+  }
+  template <class Block> SMALTI_HD int tile_number(Block& block) const {
+    return block.y() * (rows_type::grouped ? tiles_of_groups() : ceil_div(a.y.rows, m)) + block.x();
+  }
+  SMALTI_HD int tiles_of_groups() const {
+    if constexpr (rows_type::grouped) return a.rows.entries;
+    else return 0;
+  }
+
+  // ---- the loop over k
+  template <class Block, class Source>
+  SMALTI_HD void multiply(Block& block, sums<Block>& acc, const weights_type& weights, const row_tile& at, const Source& source, step_range range) const {
+    block.fill(acc, sum(0));
+    for (int step : block.steps(range.first, range.last)) {
+      typename weights_type::template loaded<Block, n> w;
+      weights.load(block, w, at.expert, step, block.y());
+      chunks<0>(block, acc, weights, w, at, source, step);
+    }
+  }
+
+  // Operands T, T + together, ... of a step.
+  template <int T, class Block, class Loaded, class Source>
+  SMALTI_HD void chunks(Block& block, sums<Block>& acc, const weights_type& weights, const Loaded& w, const row_tile& at, const Source& source, int step) const {
+    if constexpr (T < tiles) {
+      const int t = step * tiles + T;
+      if constexpr (!scaled) {
+        add<T>(block, acc, weights, w, at, source, t);
+      } else {
+        const int g = (mutant(defect::scale_of_first_group) ? 0 : t) * depth / (chunk < depth ? depth : chunk);   // a group, or a tile of `groups` of them
+        weight_factor<Block> s;
+        if constexpr (!std::is_same_v<weight_factor<Block>, unit_factor>) load_weight_factor(block, s, weights, at, g);
+        activation_factor<Block> v;
+        if constexpr (!std::is_same_v<activation_factor<Block>, unit_factor>) load_activation_factor<factors_type::group == 0>(block, v, a.factors.scales, at, g);
+        if constexpr (Problem::has_minimum) {
+          weight_row<Block> low;
+          activation_row<Block> total;
+          minimum_of(block, low, s, weights, at, g);
+          load_activation_factor(block, total, a.factors.sums, at, g);
+          scaled_chunk<T>(block, acc, weights, w, at, source, t, s, v, total, low);
+        } else {
+          scaled_chunk<T>(block, acc, weights, w, at, source, t, s, v, unit_factor{}, unit_factor{});
+        }
+      }
+      chunks<T + (scaled ? together : 1)>(block, acc, weights, w, at, source, step);
+    }
+  }
+  template <int T, class Block, class Loaded, class Source, class S, class V, class Total, class Low>
+  SMALTI_HD void scaled_chunk(Block& block, sums<Block>& acc, const weights_type& weights, const Loaded& w, const row_tile& at, const Source& source, int t, const S& s, const V& v,
+                              const Total& total, const Low& low) const {
+    if constexpr (together == 1) {
+      if constexpr (left_weights) add<T>(block, acc, weights, w, at, source, t, s, v, low, total);
+      else add<T>(block, acc, weights, w, at, source, t, v, s, total, low);
+    } else {
+      tile<Block, std::conditional_t<Problem::integers, int, float>, rows, cols> part;
+      if (!mutant(defect::group_sum_not_cleared)) block.fill(part, 0);
+      add_range<T, T + together>(block, part, weights, w, at, source, t);
+      constexpr bool by_weight = !std::is_same_v<S, unit_factor>, by_row = !std::is_same_v<V, unit_factor>;
+      if constexpr (by_weight && by_row) block.map([](auto sum, auto p, auto f, auto g) { return sum + to_float(p) * f * g; }, acc, acc, part, s, v);
+      else if constexpr (by_weight) block.map([](auto sum, auto p, auto f) { return sum + to_float(p) * f; }, acc, acc, part, s);
+      else if constexpr (by_row) block.map([](auto sum, auto p, auto f) { return sum + to_float(p) * f; }, acc, acc, part, v);
+      else block.map([](auto sum, auto p) { return sum + to_float(p); }, acc, acc, part);
+      if constexpr (Problem::has_minimum) block.map([](auto sum, auto x, auto y) { return sum + x * y; }, acc, acc, total, low);
+    }
+  }
+  template <int T, int Last, class Block, class Acc, class Loaded, class Source>
+  SMALTI_HD void add_range(Block& block, Acc& acc, const weights_type& weights, const Loaded& w, const row_tile& at, const Source& source, int t) const {
+    if constexpr (T < Last) {
+      add<T>(block, acc, weights, w, at, source, t);
+      add_range<T + 1, Last>(block, acc, weights, w, at, source, t + 1);
+    }
+  }
+  // Operand tile t, with the factors of a scaled product or none.
+  template <int T, class Block, class Acc, class Loaded, class Source, class... Factor>
+  SMALTI_HD void add(Block& block, Acc& acc, const weights_type& weights, const Loaded& w, const row_tile& at, const Source& source, int t, const Factor&... factor) const {
+    if constexpr (left_weights) {
+      left<Block, operand_type, n, depth> b;
+      right<Block, operand_type, depth, m> v;
+      load_columns(block, v, at, source, t);
+      decode<T, true>(block, b, weights, w, at, t);
+      block.product(acc, b, v, factor...);
+    } else {
+      left<Block, operand_type, m, depth> v;
+      right<Block, operand_type, depth, n> b;
+      load_rows(block, v, at, source, t);
+      decode<T, false>(block, b, weights, w, at, t);
+      block.product(acc, v, b, factor...);
+    }
+  }
+  template <int T, bool Left, class Block, class Operand, class Loaded>
+  SMALTI_HD void decode(Block& block, Operand& b, const weights_type& weights, const Loaded& w, const row_tile& at, int t) const {
+    if constexpr (Problem::in_operand) {
+      const int g = weights_type::group == 0 ? 0 : t * depth / (weights_type::group < depth ? depth : weights_type::group);
+      using shape = typename operand_scales<Block>::type;
+      shape s;
+      weights.scales.load(block, s, at.expert, g, block.y());
+      if constexpr (weights_type::scale_type::has_zero) {
+        shape z;
+        weights.scales.load_zero(block, z, at.expert, g, block.y());
+        weights.template operand<T, Left>(block, b, w, s, z, at.expert, t, block.y());
+      } else {
+        weights.template operand<T, Left>(block, b, w, s, unit_factor{}, at.expert, t, block.y());
+      }
+    } else {
+      weights.template operand<T, Left>(block, b, w, unit_factor{}, unit_factor{}, at.expert, t, block.y());
+    }
+  }
+
+  // ---- factors: of the outputs (a row, or a column where the weights are on the left), and of the rows (the other way round)
+  template <class Block> struct operand_scales {
+    using type = std::conditional_t<left_weights, column<Block, float, n>, std::conditional_t<operand_groups == 1, row<Block, float, n>, tile<Block, float, operand_groups, n>>>;
+  };
+  template <class Block, bool Several> struct weight_shape { using type = std::conditional_t<left_weights, column<Block, float, n>, row<Block, float, n>>; };
+  template <class Block> struct weight_shape<Block, true> { using type = tile<Block, float, groups, n>; };
+  template <class Block> using weight_row = typename weight_shape<Block, (groups > 1)>::type;
+  template <class Block> struct activation_shape { using type = std::conditional_t<left_weights, row<Block, float, m>, factors<Block, m, groups>>; };
+  template <class Block> using activation_row = typename activation_shape<Block>::type;
+  template <class Block>
+  using weight_factor = std::conditional_t<Problem::weight_scales && !Problem::in_operand && Problem::weight_group != 0, weight_row<Block>, unit_factor>;
+  template <class Block> using activation_factor = std::conditional_t<Problem::early_activations, activation_row<Block>, unit_factor>;
+
+  template <class Block, class Out> SMALTI_HD void load_weight_factor(Block& block, Out& s, const weights_type& weights, const row_tile& at, int g) const {
+    weights.scales.load(block, s, at.expert, g, block.y());
+    if constexpr (units() != 1) block.map([](auto x) { return x * (1.0f / float(units())); }, s, s);
+  }
+  // What an integer operand's codes were multiplied with (e2m1: 2): taken out of the scale.
+  SMALTI_HD static constexpr int units() {
+    if constexpr (Problem::integers && requires { typename weights_type::codec; }) return policy::integer_scale<typename weights_type::codec>;
+    else return 1;
+  }
+  template <class Block, class Out, class S> SMALTI_HD void minimum_of(Block& block, Out& low, const S& s, const weights_type& weights, const row_tile& at, int g) const {
+    if constexpr (std::is_same_v<S, Out>) {
+      weights.scales.load_minimum(block, low, s, at.expert, g, block.y());
+    } else {
+      Out scale;
+      if constexpr (weights_type::scale_type::has_zero) weights.scales.load(block, scale, at.expert, g, block.y());
+      weights.scales.load_minimum(block, low, scale, at.expert, g, block.y());
+    }
+  }
+  // Constant: one row of factors serves every group.
+  template <bool Constant = false, class Block, class Out, class V> SMALTI_HD void load_activation_factor(Block& block, Out& s, const V& v, const row_tile& at, int group) const {
+    constexpr bool repeated = Constant && groups > 1;
+    const view<const float, 1> mine{rows_type::grouped ? v.data + at.row : v.data, repeated ? 0x7fffffff : v.rows, rows_type::grouped ? at.rows : v.cols, repeated ? 0 : v.stride};
+    const int i = rows_type::grouped ? 0 : block.x(), g = Constant && !repeated ? 0 : group;
+    if constexpr (left_weights) block.load(s, mine, g, i);
+    else block.load(s, transposed(mine), i, g);
+  }
+
+  // ---- memory
+  template <class V> SMALTI_HD auto band_of(const V& v, const row_tile& at) const {
+    return V{v.data + static_cast<long long>(at.row) * v.stride, at.rows, v.cols, v.stride};
+  }
+  template <class Block, class Operand, class Source> SMALTI_HD void load_rows(Block& block, Operand& v, const row_tile& at, const Source& source, int t) const {
+    if constexpr (!std::is_same_v<Source, unit_factor>) block.load_rows(v, a.x, source, t);
+    else if constexpr (rows_type::grouped) block.load(v, band_of(a.x, at), 0, t);
+    else block.load(v, a.x, block.x(), t);
+  }
+  template <class Block, class Operand, class Source> SMALTI_HD void load_columns(Block& block, Operand& v, const row_tile& at, const Source& source, int t) const {
+    if constexpr (!std::is_same_v<Source, unit_factor>) block.load_rows(v, transposed(a.x), source, t);
+    else if constexpr (rows_type::grouped) block.load(v, transposed(band_of(a.x, at)), t, 0);
+    else block.load(v, transposed(a.x), t, block.x());
+  }
+
+  // ---- after the loop: scales that do not vary along k, the epilogue, the store
+  template <class Block, class Out> SMALTI_HD void late(Block& block, Out& out, const sums<Block>& acc, const weights_type& weights, const row_tile& at) const {
+    block.map([](auto v) { return to_float(v); }, out, acc);
+    using weight_line = std::conditional_t<left_weights, column<Block, float, n>, row<Block, float, n>>;
+    using row_line = std::conditional_t<left_weights, row<Block, float, m>, column<Block, float, m>>;
+    if constexpr (Problem::late_weights) {
+      weight_line s;
+      load_weight_factor(block, s, weights, at, 0);
+      block.map([](auto v, auto f) { return v * f; }, out, out, s);
+    }
+    if constexpr (Problem::late_activations) {
+      row_line s;
+      load_activation_factor(block, s, a.factors.scales, at, 0);
+      block.map([](auto v, auto f) { return v * f; }, out, out, s);
+    }
+    if constexpr (Problem::late_minimum && chunk == 0) {
+      weight_line low;
+      row_line total;
+      minimum_of(block, low, unit_factor{}, weights, at, 0);
+      load_activation_factor(block, total, a.factors.sums, at, 0);
+      block.map([](auto v, auto x, auto y) { return v + x * y; }, out, out, total, low);
+    }
+  }
+  template <class Block> SMALTI_HD void finish(Block& block, sums<Block>& acc, const row_tile& at) const {
+    constexpr bool plain = std::is_same_v<decltype(arguments::epilogue), policy::chain<>>;
+    constexpr bool as_it_is = !Problem::late_weights && !Problem::late_activations && !Problem::late_minimum && std::is_same_v<sum, float>;
+    if constexpr (as_it_is && plain) {
+      store(block, acc, at);
+    } else {
+      tile<Block, float, rows, cols> out;
+      if constexpr (as_it_is) {
+        apply_epilogue<left_weights>(block, out, acc, a.epilogue, at.row, block.y() * n);
+      } else {
+        late(block, out, acc, a.weights, at);
+        if constexpr (!plain) apply_epilogue<left_weights>(block, out, out, a.epilogue, at.row, block.y() * n);
+      }
+      store(block, out, at);
+    }
+  }
+  template <class Block, class Tile> SMALTI_HD void store(Block& block, const Tile& t, const row_tile& at) const {
+    const int j = block.y();
+    if constexpr (rows_type::scatters) {
+      column<Block, int, m> target;
+      block.load(target, view<const int, 1>{a.rows.target.data + at.row, at.rows, 1, 1}, 0, 0);
+      block.map([=, count = at.rows](auto r, auto i) { return where(i < count, r, -1); }, target, target, row_index{});
+      if constexpr (left_weights) block.store_rows(transposed(a.y), target, j, t);
+      else block.store_rows(a.y, target, j, t);
+    } else if constexpr (rows_type::grouped) {
+      if constexpr (left_weights) block.store(transposed(band_of(a.y, at)), j, 0, t);
+      else block.store(band_of(a.y, at), 0, j, t);
+    } else {
+      if constexpr (left_weights) block.store(transposed(a.y), j, block.x(), t);
+      else block.store(a.y, block.x(), j, t);
+    }
+  }
+};
+
+}  // namespace smalti::inline SMALTI_CODE::gemm

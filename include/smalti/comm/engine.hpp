@@ -1,0 +1,525 @@
+// Carries one rank's list out: the core of executor.hpp, which checks arguments and lets ranks agree before it.
+//
+// An engine never waits. advance() does what can be done and says how far it came, so that one thread can carry out
+// many ranks, a thread of its own can sleep in between, and a program can compute while messages are on their way.
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <smalti/comm/combine.hpp>
+#include <smalti/comm/transport.hpp>
+#include <smalti/comm/wire.hpp>
+#include <smalti/core/workspace.hpp>
+
+namespace smalti::inline SMALTI_CODE::comm {
+
+//! How far an execution is. blocked: nothing can be done until a message moves.
+enum class progress : std::uint8_t { blocked, done, failed };
+
+namespace detail {
+
+// The greatest demands of one rank's list, over its steps. Counted from the list itself: the same walk for workspace_bytes
+// and for start.
+struct demands {
+  int actions = 0, receives = 0, sends = 0;          // of one step
+  std::int64_t receive_bytes = 0, packed_bytes = 0;  // of one step, each message from a multiple of 64
+};
+
+constexpr std::int64_t aligned(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+struct receipt {      // a message that is or will be received
+  int first, last;    // its actions in the step's list
+  std::byte* data;    // where it is received
+  std::int64_t bytes;
+  ticket posted;
+  bool in_place;      // data is the chunks' own place
+};
+struct dispatch {     // a message on its way
+  ticket posted;
+  int slot;           // what it reads directly; -1: a copy
+  chunk_range chunks;
+};
+
+template <class C, class T, class W> class engine {
+ public:
+  using element = typename C::element;
+  using accumulator = typename C::accumulator;
+
+  //! What an engine is given; checked by the caller.
+  struct job {
+    schedule_view schedule;
+    int rank;
+    partition cut, output_cut;      // of input and scratch, of output
+    const element* input;
+    element* output;
+    C combine;
+    W wire;
+    message_tag tag;
+    int depth;
+  };
+
+  static std::size_t workspace_bytes(const job& x) { return lay_out(x, {}).used; }
+
+  void start(const job& x, T& net, workspace memory) {
+    x_ = x, net_ = &net;
+    m_ = lay_out(x, carver{memory.data});
+    step_ = index_ = 0, failure_ = {}, failed_peer_ = -1;
+    if constexpr (!W::plain) std::memset(m_.is_kept, 0, std::size_t(x_.schedule.chunks()));
+    for (int s = 0; s < x_.depth && s < x_.schedule.steps(); ++s) prepare(s);
+  }
+
+  progress advance() {
+    if (!failure_) return progress::failed;
+    while (true) {
+      if (step_ == x_.schedule.steps()) {
+        for (int s = 0; s < x_.depth; ++s)
+          if (!ended(m_.sent[s])) return failure_ ? progress::blocked : progress::failed;
+        return progress::done;
+      }
+      step_memory& here = m_.of_step[step_ % x_.depth];
+      if (index_ == here.actions) {
+        const int next = step_ + 1;
+        send_memory& reused = m_.sent[next % x_.depth];     // of step next - depth
+        if (!ended(reused)) return failure_ ? progress::blocked : progress::failed;
+        reused.sends = 0, reused.packed_bytes = 0;
+        ++step_, index_ = 0;
+        if (step_ + x_.depth - 1 < x_.schedule.steps()) prepare(step_ + x_.depth - 1);
+        if (!failure_) return progress::failed;
+        continue;
+      }
+      int last = index_ + 1;
+      while (last < here.actions && here.list[last].joined) ++last;
+      if (!carry_out(here, index_, last)) return failure_ ? progress::blocked : progress::failed;
+      index_ = last;
+    }
+  }
+  //! Ends every ticket: afterwards the transport touches no memory of this engine.
+  void cancel() {
+    for (int s = 0; s < x_.depth; ++s) {
+      step_memory& m = m_.of_step[s];
+      for (int i = 0; i < m.receives; ++i)
+        if (m.receipts[i].posted) net_->cancel(m.receipts[i].posted), m.receipts[i].posted = {};
+      send_memory& out = m_.sent[s];
+      for (int i = 0; i < out.sends; ++i)
+        if (out.dispatches[i].posted) net_->cancel(out.dispatches[i].posted), out.dispatches[i].posted = {};
+    }
+  }
+  const status& failure() const { return failure_; }
+  //! The rank whose loss ended the execution, or -1.
+  int lost() const { return failed_peer_; }
+  //! Whom the next action waits for, or -1.
+  int waiting_for() const {
+    if (step_ >= x_.schedule.steps()) return -1;
+    const step_memory& here = m_.of_step[step_ % x_.depth];
+    return index_ < here.actions ? here.list[index_].peer : -1;
+  }
+
+ private:
+  struct step_memory {              // of the steps from the present one on
+    action* list;
+    receipt* receipts;
+    std::byte* received;            // its messages
+    int actions = 0, receives = 0, next_receive = 0;
+  };
+  struct send_memory {              // of the steps up to the present one
+    dispatch* dispatches;
+    std::byte* packed;
+    int sends = 0;
+    std::int64_t packed_bytes = 0;
+  };
+  struct memory {
+    step_memory* of_step;           // both are rings of `depth`
+    send_memory* sent;
+    std::byte** scratch;
+    accumulator *left, *right;      // blocks that are lifted or decoded on the way
+    std::byte* kept;                // encoded chunks of the output
+    char* is_kept;
+    std::int64_t longest;           // chunk, in items
+    std::size_t used;
+  };
+
+  static constexpr int block_items = 256;
+  static std::int64_t scratch_item(const job& x) {
+    return std::int64_t(x.combine.width) * std::int64_t(reduces(x.schedule.kind) ? sizeof(accumulator) : sizeof(element));
+  }
+  static std::int64_t item(const job& x) { return std::int64_t(x.combine.width) * std::int64_t(sizeof(element)); }
+
+  // Bytes of the chunks in a message; each chunk is encoded by itself unless nothing is.
+  static std::int64_t wire_bytes(const job& x, const partition& cut, chunk_range chunks, content what) {
+    if constexpr (W::plain) {
+      return cut.length(chunks) * std::int64_t(x.combine.width) * std::int64_t(what == content::partial ? sizeof(accumulator) : sizeof(element));
+    } else {
+      std::int64_t bytes = 0;
+      for (int c = chunks.first; c < chunks.last(); ++c)
+        if (const std::int64_t n = cut.length(c); n > 0) bytes += x.wire.bytes(what, n);
+      return bytes;
+    }
+  }
+  static const partition& cut_of(const job& x, int slot) { return slot == output_slot ? x.output_cut : x.cut; }
+
+  struct surveyor {
+    const job* x;
+    demands all, step;
+    std::int64_t message = 0;
+    int parts = 0;                  // actions of the message
+    bool sending = false;
+    static void through(void* self, const action& a) { static_cast<surveyor*>(self)->see(a); }
+    void see(const action& a) {
+      ++step.actions;
+      if (!a.joined) close();
+      if (a.does != verb::send && !receives(a.does)) return;
+      ++parts, sending = a.does == verb::send;
+      message += wire_bytes(*x, cut_of(*x, a.slot), a.chunks, a.what);
+    }
+    void close() {
+      if (message > 0) {
+        (sending ? step.sends : step.receives) += 1;
+        if (!sending) step.receive_bytes += aligned(message);
+        else if (!W::plain || parts > 1) step.packed_bytes += aligned(message);
+      }
+      parts = 0, message = 0;
+    }
+    void end_of_step() {
+      close();
+      all.actions = std::max(all.actions, step.actions), all.receives = std::max(all.receives, step.receives), all.sends = std::max(all.sends, step.sends);
+      all.receive_bytes = std::max(all.receive_bytes, step.receive_bytes), all.packed_bytes = std::max(all.packed_bytes, step.packed_bytes);
+      step = {};
+    }
+  };
+  static demands survey(const job& x) {
+    surveyor s{&x, {}, {}};
+    action_list list(&s, &surveyor::through);
+    for (int t = 0; t < x.schedule.steps(); ++t) x.schedule.step(x.rank, t, list), s.end_of_step();
+    return s.all;
+  }
+  static memory lay_out(const job& x, carver c) {
+    const demands d = survey(x);
+    memory m{};
+    m.longest = std::max(x.cut.greatest(1), x.output_cut.greatest(1));
+    m.of_step = c.take<step_memory>(std::size_t(x.depth));
+    m.sent = c.take<send_memory>(std::size_t(x.depth));
+    for (int s = 0; s < x.depth; ++s) {
+      step_memory in{};
+      send_memory out{};
+      in.list = c.take<action>(std::size_t(d.actions));
+      in.receipts = c.take<receipt>(std::size_t(d.receives));
+      in.received = c.take<std::byte>(std::size_t(d.receive_bytes));
+      out.dispatches = c.take<dispatch>(std::size_t(d.sends));
+      out.packed = c.take<std::byte>(std::size_t(d.packed_bytes));
+      if (c.base != nullptr) m.of_step[s] = in, m.sent[s] = out;
+    }
+    const int slots = x.schedule.scratch_slots();
+    m.scratch = c.take<std::byte*>(std::size_t(slots));
+    for (int i = 0; i < slots; ++i) {
+      const scratch_room room = x.schedule.scratch(x.rank, first_scratch + i);
+      const std::int64_t items = room.rolling ? room.chunks.count * m.longest : x.cut.length(room.chunks);
+      std::byte* p = c.take<std::byte>(std::size_t(items * scratch_item(x)));
+      if (c.base != nullptr) m.scratch[i] = p;
+    }
+    if constexpr (!std::is_same_v<element, accumulator> || !W::plain) {
+      m.left = c.take<accumulator>(std::size_t(std::max<std::int64_t>(block_items, W::plain ? 0 : m.longest)) * std::size_t(x.combine.width));
+      m.right = c.take<accumulator>(std::size_t(std::max<std::int64_t>(block_items, W::plain ? 0 : m.longest)) * std::size_t(x.combine.width));
+    }
+    if constexpr (!W::plain) {
+      std::int64_t kept = 0;
+      for (int k = 0; k < x.schedule.chunks(); ++k) kept += aligned(x.wire.bytes(kept_content(x), m.longest));
+      m.kept = c.take<std::byte>(std::size_t(kept));
+      m.is_kept = c.take<char>(std::size_t(x.schedule.chunks()));
+    }
+    m.used = c.used;
+    return m;
+  }
+  static content kept_content(const job& x) { return reduces(x.schedule.kind) ? content::result : content::input; }
+
+  // Where chunks lie.
+  std::byte* place(int slot, int chunk) const {
+    if (slot == input_slot) return reinterpret_cast<std::byte*>(const_cast<element*>(x_.input)) + (x_.cut.offset(chunk) - x_.cut.offset(x_.schedule.input(x_.rank).first)) * item(x_);
+    if (slot == output_slot) return reinterpret_cast<std::byte*>(x_.output) + (x_.output_cut.offset(chunk) - x_.output_cut.offset(x_.schedule.output(x_.rank).first)) * item(x_);
+    const scratch_room room = x_.schedule.scratch(x_.rank, slot);
+    std::byte* base = m_.scratch[slot - first_scratch];
+    return room.rolling ? base + room.place(chunk) * m_.longest * scratch_item(x_) : base + (x_.cut.offset(chunk) - x_.cut.offset(room.chunks.first)) * scratch_item(x_);
+  }
+  bool sums(int slot) const { return slot >= first_scratch && reduces(x_.schedule.kind); }
+  std::int64_t item_of(int slot) const { return std::int64_t(x_.combine.width) * std::int64_t(sums(slot) ? sizeof(accumulator) : sizeof(element)); }
+  std::int64_t length(int slot, chunk_range chunks) const { return cut_of(x_, slot).length(chunks); }
+
+  struct span { const std::byte *first, *last; };
+  span memory_of(int slot, chunk_range chunks) const {
+    const std::byte* p = place(slot, chunks.first);
+    return {p, p + length(slot, chunks) * item_of(slot)};
+  }
+  static bool overlap(span a, span b) { return a.first < b.last && b.first < a.last; }
+
+  bool fail(status why, int lost = -1) {
+    failure_ = why, failed_peer_ = lost;
+    return false;
+  }
+  bool fail(const delivery_report& report, int peer) {
+    switch (report.state) {
+      case delivery::peer_lost: return fail({errc::peer_lost, "a rank that this one waits for has died: leave it out and open the next epoch", report.lost >= 0 ? report.lost : peer, 0}, report.lost >= 0 ? report.lost : peer);
+      case delivery::too_long: return fail({errc::bad_shape, "a message is longer than this rank expects: counts, types or schedules differ between ranks", report.bytes, 0});
+      default: return fail({errc::peer_lost, report.lost >= 0 ? "the group was aborted because a rank was lost: leave it out and open the next epoch" : "the group was aborted: open the next epoch", report.lost, 0}, report.lost);
+    }
+  }
+
+  // True where no send of the step is left.
+  bool ended(send_memory& m) {
+    bool all = true;
+    for (int i = 0; i < m.sends; ++i) all &= ended(m.dispatches[i]);
+    return all;
+  }
+  bool ended(dispatch& d) {
+    if (!d.posted) return true;
+    const delivery_report report = net_->test(d.posted);
+    if (report.state == delivery::pending) return false;
+    d.posted = {};
+    return report.state == delivery::done || fail(report, -1);
+  }
+  // True where no send still reads memory of these chunks.
+  bool free_to_write(int slot, chunk_range chunks) {
+    const span target = memory_of(slot, chunks);
+    for (int s = 0; s < x_.depth; ++s)
+      for (int i = 0; i < m_.sent[s].sends; ++i) {
+        dispatch& d = m_.sent[s].dispatches[i];
+        if (d.posted && d.slot >= 0 && overlap(memory_of(d.slot, d.chunks), target) && !ended(d)) return false;
+      }
+    return true;
+  }
+
+  // Makes the list of a step and posts its receives.
+  void prepare(int step) {
+    step_memory& m = m_.of_step[step % x_.depth];
+    action_list count;
+    x_.schedule.step(x_.rank, step, count);
+    m.actions = count.size();
+    action_list fill(m.list, m.actions);
+    x_.schedule.step(x_.rank, step, fill);
+    m.receives = m.next_receive = 0;
+    std::int64_t used = 0;
+    for (int i = 0, next; i < m.actions; i = next) {
+      for (next = i + 1; next < m.actions && m.list[next].joined;) ++next;
+      if (!receives(m.list[i].does)) continue;
+      receipt r{i, next, m.received + used, message_bytes(m, i, next), {}, false};
+      if (r.bytes == 0) continue;
+      used += aligned(r.bytes);
+      const action& a = m.list[i];
+      // Straight to its place, where it lies in one piece as it comes and nobody will touch that before.
+      if (W::plain && next == i + 1 && a.does == verb::recv && sums(a.slot) == (a.what == content::partial) && untouched(step, i, a))
+        r.data = const_cast<std::byte*>(memory_of(a.slot, a.chunks).first), r.in_place = true;
+      r.posted = net_->post_recv(a.peer, x_.tag, r.data, r.bytes);
+      m.receipts[m.receives++] = r;
+    }
+  }
+  std::int64_t message_bytes(const step_memory& m, int first, int last) const {
+    std::int64_t bytes = 0;
+    for (int i = first; i < last; ++i) bytes += wire_bytes(x_, cut_of(x_, m.list[i].slot), m.list[i].chunks, m.list[i].what);
+    return bytes;
+  }
+  bool untouched(int step, int index, const action& a) {
+    const span target = memory_of(a.slot, a.chunks);
+    if (!free_to_write(a.slot, a.chunks)) return false;
+    int looked = 0;
+    for (int s = std::max(step_, 0); s <= step; ++s) {
+      const step_memory& m = m_.of_step[s % x_.depth];
+      const int end = s == step ? index : m.actions;
+      for (int i = s == step_ ? index_ : 0; i < end; ++i) {
+        const action& b = m.list[i];
+        if (++looked > 512) return false;   // long lists are not searched: the message is copied instead
+        const bool two = b.does != verb::send && b.does != verb::recv;
+        if (overlap(memory_of(b.slot, b.chunks), target)) return false;
+        if (two && overlap(memory_of(b.with, {b.does == verb::copy ? b.from : b.chunks.first, b.chunks.count}), target)) return false;
+      }
+    }
+    return true;
+  }
+
+  bool carry_out(step_memory& m, int first, int last) {
+    const action& a = m.list[first];
+    if (a.does == verb::send) return send(m, first, last);
+    if (receives(a.does)) return receive(m, first, last);
+    if (length(a.slot, a.chunks) == 0) return true;
+    if (!free_to_write(a.slot, a.chunks)) return false;
+    if (a.does == verb::copy) copy(a);
+    if (a.does == verb::combine) combine_local(a);
+    if (a.does == verb::finish) finish(a);
+    return true;
+  }
+
+  bool send(step_memory& m, int first, int last) {
+    const std::int64_t bytes = message_bytes(m, first, last);
+    if (bytes == 0) return true;
+    const action& a = m.list[first];
+    send_memory& out = m_.sent[step_ % x_.depth];
+    dispatch d{{}, -1, a.chunks};
+    const std::byte* data = nullptr;
+    if (W::plain && last == first + 1) {
+      data = memory_of(a.slot, a.chunks).first, d.slot = a.slot;
+    } else {
+      std::byte* to = out.packed + out.packed_bytes;
+      data = to;
+      out.packed_bytes += aligned(bytes);
+      for (int i = first; i < last; ++i) to = pack(m.list[i], to);
+    }
+    d.posted = net_->post_send(a.peer, x_.tag, data, bytes);
+    out.dispatches[out.sends++] = d;
+    return true;
+  }
+  std::byte* pack(const action& a, std::byte* to) {
+    if constexpr (W::plain) {
+      const span from = memory_of(a.slot, a.chunks);
+      if (from.last > from.first) std::memcpy(to, from.first, std::size_t(from.last - from.first));
+      return to + (from.last - from.first);
+    } else {
+      for (int c = a.chunks.first; c < a.chunks.last(); ++c) {
+        const std::int64_t n = length(a.slot, {c}), first = cut_of(x_, a.slot).offset(c);
+        if (n == 0) continue;
+        const std::int64_t bytes = x_.wire.bytes(a.what, n);
+        if (a.slot == output_slot) {
+          keep(c);
+          std::memcpy(to, kept(c), std::size_t(bytes));
+        } else if (sums(a.slot)) {
+          x_.wire.encode(a.what, first, reinterpret_cast<const accumulator*>(place(a.slot, c)), n, to);
+        } else {
+          x_.wire.encode(a.what, first, reinterpret_cast<const element*>(place(a.slot, c)), n, to);
+        }
+        to += bytes;
+      }
+      return to;
+    }
+  }
+  std::byte* kept(int chunk) const {
+    if constexpr (W::plain) return nullptr;
+    else return m_.kept + chunk * aligned(x_.wire.bytes(kept_content(x_), m_.longest));
+  }
+  // Encodes a chunk of the output once; its owner takes what the others will see.
+  void keep(int chunk) {
+    if constexpr (!W::plain) {
+      if (m_.is_kept[chunk] == 1) return;
+      m_.is_kept[chunk] = 1;
+      const std::int64_t n = length(output_slot, {chunk}), first = x_.output_cut.offset(chunk);
+      element* here = reinterpret_cast<element*>(place(output_slot, chunk));
+      x_.wire.encode(kept_content(x_), first, here, n, kept(chunk));
+      if (!W::exact) x_.wire.decode(kept_content(x_), first, kept(chunk), n, here);
+    } else {
+      static_cast<void>(chunk);
+    }
+  }
+
+  bool receive(step_memory& m, int first, int last) {
+    if (message_bytes(m, first, last) == 0) return true;
+    receipt& r = m.receipts[m.next_receive];
+    if (r.posted) {
+      const delivery_report report = net_->test(r.posted);
+      if (report.state == delivery::pending) return false;
+      r.posted = {};
+      if (report.state != delivery::done) return fail(report, m.list[first].peer);
+      if (report.bytes != r.bytes) return fail({errc::bad_shape, "a message is shorter than this rank expects: counts, types or schedules differ between ranks", report.bytes, r.bytes});
+    }
+    if (!r.in_place) {
+      for (int i = first; i < last; ++i)
+        if (!free_to_write(m.list[i].slot, m.list[i].chunks)) return false;
+      const std::byte* from = r.data;
+      for (int i = first; i < last; ++i) from = unpack(m.list[i], from);
+    }
+    ++m.next_receive;
+    return true;
+  }
+  const std::byte* unpack(const action& a, const std::byte* from) {
+    if constexpr (W::plain) {
+      const std::int64_t n = length(a.slot, a.chunks);
+      if (n == 0) return from;
+      if (a.does == verb::recv_combine) {
+        if (a.what == content::partial) merge_in(a, a.chunks, reinterpret_cast<const accumulator*>(from), n);
+        else merge_in(a, a.chunks, reinterpret_cast<const element*>(from), n);
+      } else if (sums(a.slot) && a.what != content::partial) {
+        x_.combine.lift(reinterpret_cast<accumulator*>(place(a.slot, a.chunks.first)), reinterpret_cast<const element*>(from), n);
+      } else {
+        std::memcpy(place(a.slot, a.chunks.first), from, std::size_t(n * item_of(a.slot)));
+      }
+      return from + wire_bytes(x_, cut_of(x_, a.slot), a.chunks, a.what);
+    } else {
+      for (int c = a.chunks.first; c < a.chunks.last(); ++c) {
+        const std::int64_t n = length(a.slot, {c}), first = cut_of(x_, a.slot).offset(c);
+        if (n == 0) continue;
+        const std::int64_t bytes = x_.wire.bytes(a.what, n);
+        if (a.does == verb::recv_combine) {
+          x_.wire.decode(a.what, first, from, n, m_.right);     // any content decodes to accumulators, to be summed
+          merge_in(a, {c}, static_cast<const accumulator*>(m_.right), n);
+        } else if (sums(a.slot)) {
+          x_.wire.decode(a.what, first, from, n, reinterpret_cast<accumulator*>(place(a.slot, c)));
+        } else {
+          x_.wire.decode(a.what, first, from, n, reinterpret_cast<element*>(place(a.slot, c)));
+          if (a.slot == output_slot) std::memcpy(kept(c), from, std::size_t(bytes)), m_.is_kept[c] = 1;
+        }
+        from += bytes;
+      }
+      return from;
+    }
+  }
+
+  // slot = with (+) incoming, in blocks; items are lifted on the way.
+  template <class X> void merge_in(const action& a, chunk_range chunks, const X* incoming, std::int64_t n) {
+    accumulator* to = reinterpret_cast<accumulator*>(place(a.slot, chunks.first));
+    const std::byte* with = place(a.with, chunks.first);
+    merge_blocks(to, with, sums(a.with), incoming, n, a.order);
+  }
+  template <class X> void merge_blocks(accumulator* to, const std::byte* here, bool lifted, const X* incoming, std::int64_t n, side order) {
+    const int w = x_.combine.width;
+    constexpr bool same = std::is_same_v<element, accumulator>;
+    const std::int64_t block = same && std::is_same_v<X, accumulator> ? n : block_items;
+    for (std::int64_t i = 0; i < n; i += block) {
+      const std::int64_t k = std::min<std::int64_t>(block, n - i);
+      const accumulator *mine = nullptr, *theirs = nullptr;
+      if constexpr (same) {
+        mine = reinterpret_cast<const accumulator*>(here) + i * w;
+      } else if (lifted) {
+        mine = reinterpret_cast<const accumulator*>(here) + i * w;
+      } else {
+        x_.combine.lift(m_.left, reinterpret_cast<const element*>(here) + i * w, k);
+        mine = m_.left;
+      }
+      if constexpr (std::is_same_v<X, accumulator>) {
+        theirs = incoming + i * w;
+      } else {
+        x_.combine.lift(m_.right, incoming + i * w, k);
+        theirs = m_.right;
+      }
+      if (order == side::here_first) x_.combine.merge(to + i * w, mine, theirs, k);
+      else x_.combine.merge(to + i * w, theirs, mine, k);
+    }
+  }
+  void combine_local(const action& a) {
+    const std::int64_t n = length(a.slot, a.chunks);
+    accumulator* to = reinterpret_cast<accumulator*>(place(a.slot, a.chunks.first));
+    const std::byte* with = place(a.with, a.chunks.first);
+    // `with` comes in; what is here is the slot itself.
+    if (sums(a.with)) merge_blocks(to, reinterpret_cast<const std::byte*>(to), true, reinterpret_cast<const accumulator*>(with), n, a.order);
+    else merge_blocks(to, reinterpret_cast<const std::byte*>(to), true, reinterpret_cast<const element*>(with), n, a.order);
+  }
+  void copy(const action& a) {
+    const std::int64_t n = length(a.slot, a.chunks);
+    std::byte* to = place(a.slot, a.chunks.first);
+    const std::byte* from = place(a.with, a.from);
+    if (sums(a.slot) && !sums(a.with)) x_.combine.lift(reinterpret_cast<accumulator*>(to), reinterpret_cast<const element*>(from), n);
+    else if (to != from) std::memmove(to, from, std::size_t(n * item_of(a.slot)));
+  }
+  void finish(const action& a) {
+    x_.combine.finish(reinterpret_cast<element*>(place(a.slot, a.chunks.first)), reinterpret_cast<const accumulator*>(place(a.with, a.chunks.first)),
+                      length(a.slot, a.chunks), x_.schedule.ranks);
+    if constexpr (!W::plain)
+      for (int c = a.chunks.first; c < a.chunks.last(); ++c)
+        if (length(a.slot, {c}) > 0) keep(c);
+  }
+
+  job x_{};
+  T* net_ = nullptr;
+  memory m_{};
+  int step_ = 0, index_ = 0, failed_peer_ = -1;
+  status failure_;
+};
+
+}  // namespace detail
+
+}  // namespace smalti::inline SMALTI_CODE::comm

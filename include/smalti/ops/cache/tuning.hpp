@@ -1,0 +1,25 @@
+// Tile shapes of the cache's agents. Not measured: copies of a few kilobytes a block.
+#pragma once
+#include <type_traits>
+#include <smalti/block/cache/append.hpp>
+#include <smalti/block/cache/move_rows.hpp>
+#include <smalti/core/context.hpp>
+
+namespace smalti::inline SMALTI_CODE::cache {
+
+//! append: tokens by channels of one head.
+struct default_append_tuning {
+  SMALTI_HD constexpr append_tuning operator()(target t) const { return t == target::host ? append_tuning{16, 128} : append_tuning{16, 64}; }
+};
+//! copy_pages: pages by words of 32 bits.
+struct default_move_tuning {
+  SMALTI_HD constexpr move_tuning operator()(target t) const { return t == target::host ? move_tuning{1, 4096} : move_tuning{4, 512}; }
+};
+
+template <class S, class Tuning> consteval bool explain_tuning() {
+  static_assert(std::is_empty_v<S> && requires(const S s) { { s(target::host) } -> std::same_as<Tuning>; },
+                "smalti: a tuning of this operation is an empty type with  constexpr append_tuning (for append) or move_tuning (for copy_pages) operator()(target) const");
+  return true;
+}
+
+}  // namespace smalti::inline SMALTI_CODE::cache

@@ -1,0 +1,85 @@
+// Tile shapes of the linear operations by target and regime, and the model that chooses how often K is split. To use others:
+//     struct mine { constexpr linear_tuning operator()(target, gemm_regime) const { return {...}; } };
+//     op::run(with_tuning<mine>(ctx), args, workspace)
+#pragma once
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <type_traits>
+#include <smalti/block/gemm/linear.hpp>
+#include <smalti/core/context.hpp>
+#include <smalti/ops/gemm/tuning.hpp>
+
+namespace smalti::inline SMALTI_CODE::gemm {
+
+//! Rows up to which a product counts as `few`: one tile of rows still holds them all on a GPU.
+constexpr int few_linear_rows = 64;
+
+//! The default. On a GPU the weights are the left operand from 17 rows up, so that decoded ones go from registers to the matrix
+//! unit and the rows are its narrow side; up to 16 rows they are the right one. Shapes are those that compile without a spill;
+//! not timed on a GPU yet. On the host 64 outputs are a packed panel; more rows share the unpacking of each.
+//! @tparam Chunk  k of a part sum, 0 where there is none. A group of one operand (MXFP4, NVFP4, GGUF) holds part and whole
+//!                sums at once for each operand, and so do 8-bit operands: half the rows on sm_80 and sm_89, where 64 x 64 spills
+template <class Operand, bool Pairs = false, int Chunk = 0> struct default_linear_tuning {
+  SMALTI_HD constexpr linear_tuning operator()(target t, gemm_regime regime) const {
+    constexpr int k = 128 / int(sizeof(Operand));          // of weights that are not packed: 128 bytes
+    if (t == target::host) return {.m = regime == gemm_regime::decode ? 16 : regime == gemm_regime::few ? 64 : 192, .n = 64, .k = 256};
+    if (regime == gemm_regime::decode) return {.m = 16, .n = Pairs ? 64 : 128, .k = k};
+    if ((t == target::sm80 || t == target::sm89) && Chunk > 0 && (Chunk <= 32 || sizeof(Operand) == 1)) return {.m = 32, .n = 64, .k = k, .weights_left = true};
+    if (t == target::sm80 || t == target::sm89 || t == target::sm120) return {.m = 64, .n = 64, .k = k, .weights_left = true};
+    return {.m = 64, .n = Pairs ? 64 : 128, .k = k, .weights_left = true};
+  }
+};
+
+template <class S>
+concept linear_selector = std::is_empty_v<S> && requires(const S s) { { s(target::host, gemm_regime::prefill) } -> std::same_as<linear_tuning>; };
+template <class S> consteval bool explain_linear_selector() {
+  static_assert(linear_selector<S>, "smalti: a tuning of a linear operation is an empty type with  constexpr linear_tuning operator()(target, gemm_regime) const  (SMALTI_HD)");
+  return true;
+}
+
+//! What a launch will do, from sizes alone: for people, and for choosing splits. describe() prints it.
+struct linear_plan {
+  gemm_regime regime;
+  linear_tuning tile;
+  int splits;
+  long long blocks;
+  double waves;              //!< blocks / blocks that can run at once
+  double bytes, operations;  //!< weights, activations and results once; 2 M N K
+  double cost;               //!< of the model, relative: see cost_of
+};
+
+//! Operations that a target does in the time of moving one byte: what decides which of the two limits a tile. From vendors'
+//! data sheets (A100, H100 SXM, B200, RTX 5090, dense bf16), and one core's measured rates for the host; not measured here.
+constexpr double operations_per_byte(target t) {
+  switch (t) {
+    case target::host: return 40;
+    case target::sm90: return 295;
+    case target::sm100: return 281;
+    case target::sm120: return 117;
+    default: return 201;
+  }
+}
+
+//! Time of a plan in units of moving one byte at a processor's share of the bandwidth: whole waves of blocks, each limited by
+//! its bytes or its operations, and what a split writes and reads again.
+constexpr double cost_of(target t, int processors, long long tiles, int splits, double tile_bytes, double tile_operations, double tile_results) {
+  const long long blocks = tiles * splits, at_once = processors < 1 ? 1 : processors;
+  const double waves = double((blocks + at_once - 1) / at_once);
+  const double bytes = tile_bytes / splits, work = tile_operations / splits / operations_per_byte(t);
+  const double partial = splits > 1 ? 8.0 * tile_results + 4096 : 0;      // floats out and in again, and a fence
+  return waves * ((bytes > work ? bytes : work) + partial);
+}
+
+//! Writes one line: "decode: tiles of 16 x 128, weights right, 1 split, 32 blocks (0.24 waves), 8.9e+06 bytes, 3.4e+07 operations".
+inline const char* describe(const linear_plan& p, char* buffer, std::size_t size) {
+  if (buffer == nullptr || size == 0) return "";
+  const char* regime = p.regime == gemm_regime::decode ? "decode" : p.regime == gemm_regime::few ? "few rows" : "prefill";
+  std::snprintf(buffer, size, "%s: tiles of %d x %d, weights %s, %d split%s, %lld blocks (%.2f waves), %.3g bytes, %.3g operations", regime, p.tile.m, p.tile.n,
+                p.tile.weights_left ? "left" : "right", p.splits, p.splits == 1 ? "" : "s", p.blocks, p.waves, p.bytes, p.operations);
+  return buffer;
+}
+template <std::size_t Size> const char* describe(const linear_plan& p, char (&buffer)[Size]) { return describe(p, buffer, Size); }
+
+}  // namespace smalti::inline SMALTI_CODE::gemm

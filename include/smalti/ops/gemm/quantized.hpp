@@ -1,0 +1,89 @@
+// Linear layers with quantized weights: see the names at the end of this file. docs/ops/gemm.md has formats, limits and
+// measured results; ops/gemm/pack.hpp packs weights (include it where that is done).
+#pragma once
+#include <type_traits>
+#include <smalti/ops/gemm/linear.hpp>
+#include <smalti/ops/gemm/packed_weight.hpp>
+#include <smalti/policy/formats.hpp>
+#include <smalti/policy/token_format.hpp>
+
+namespace smalti::inline SMALTI_CODE::gemm {
+
+namespace detail {
+
+template <class Tokens, class Format> consteval bool explain_quantized() {
+  static_assert(policy::explain_token_format<Tokens>());
+  constexpr bool integers = std::is_same_v<typename Tokens::code, std::int8_t>;
+  static_assert(std::is_same_v<typename Tokens::scale, float>,
+                "smalti: microscaled activations (e8m0 scales) are multiplied by block-scaled instructions, which this operation does not use yet: quantize with int8_tokens or fp8_tokens");
+  if constexpr (integers) {
+    static_assert(policy::integer_scale<typename Format::codec> != 0,
+                  "smalti: codes of this format are not 8-bit integers, times any power of two: use gemm::weight_only with 16-bit activations, or fp8 activations for fp8 weights");
+  } else {
+    static_assert(requires { typename Format::codec::storage; } , "smalti: fp8 activations are multiplied with fp8 weights: use int8_tokens for integer weights");
+    if constexpr (requires { typename Format::codec::storage; })
+      static_assert(std::is_same_v<typename Format::codec::storage, typename Tokens::code>, "smalti: fp8 activations and weights have one type: fp8_e4m3 or fp8_e5m2 for both");
+  }
+  return true;
+}
+template <class Tokens, class Format> struct quantized_kind {
+  static_assert(explain_quantized<Tokens, Format>());
+  static constexpr auto choose() {
+    if constexpr (std::is_same_v<typename Tokens::code, std::int8_t>) return std::type_identity<integer_kind<Tokens, Format>>{};
+    else return std::type_identity<matrix_kind<typename Tokens::code, Tokens::group, typename Format::scales>>{};
+  }
+  using type = typename decltype(choose())::type;
+};
+
+}  // namespace detail
+
+//! y[i, j] = epilogue(sum over p of x[i, p] * weight(j, p), i, j), with weight = (value(code) - zero) * scale + minimum as the
+//! format says: W1 to W8 A16, NF4, FP4, MXFP, NVFP4, FP8, GGUF formats, GPTQ and AWQ with or without act-order.
+//!
+//! @tparam Format    policy::format<codec, scales> or a name of policy/formats.hpp
+//! @tparam Epilogue  policy::chain<...>; policy::gated<F> first takes a second weight, args.up
+//! @tparam X, Y      bf16 or fp16 activations; the result: float, bf16, fp16 or fp8
+//! @pre   w is packed for this machine (packed_weight<Format, X>); without any_width x and y have bases, strides and widths of whole 16
+//!        bytes; y does not overlap x. On a GPU x and y have fewer than 2^31 elements
+//! @post  same bits on every run with the same context. batch_invariant: a row's bits do not depend on the other rows
+//! @note  error: codes are exact in the operands (tables like NF4 are rounded to X: 2^-9 relative for bf16, 2^-12 for fp16).
+//!        scale_in::accumulator multiplies each group's sum: at most (K + 8) 2^-24 of the sum of magnitudes. scale_in::operand
+//!        rounds each scaled weight: 2^-9 (2^-12) more, twice that on a GPU, which rounds the scale as well. Minima and zero points
+//!        are a correction from each group's sum of activations
+//! @note  cost: 2 M N K operations; bits / 8 + scale bytes / group per weight read once, weights being decoded once for each tile of
+//!        rows. Passes of their own: the sums of the activations' groups where there are minima or zero points; the
+//!        activations' columns in the weight's order where it has one
+template <class Format, class Epilogue = policy::chain<>, class X = bf16, class Y = X, class Options = linear_options>
+using weight_only = linear_op<detail::upcast_kind<Format, X, Options::scale>, Epilogue, Y, Options, false>;
+
+//! The same with activations that are quantized too, by quantize::tokens or alike: codes M x K, their scales groups x M (one row
+//! for a scale a token), and where the weight has zero points or minima the sums of the decoded activations over its groups.
+//!
+//!     int8_tokens<G> with integer weights of 1 to 8 bits, e2m1 or e2m3 (host): W8A8, W4A8, Q4_0 x Q8_0, Q4_1 x Q8_1, Q4_K x Q8
+//!     fp8_tokens<128> with policy::fp8_block: DeepSeek-V3's 1 x 128 by 128 x 128, promoted to float every 128 of K
+//!     fp8_tokens<0> with fp8_channel or fp8_tensor: scales of tokens and channels after the sum
+//!
+//! @tparam Tokens  policy::int8_tokens<Group> or policy::fp8_tokens<Group>. Its group is that of the weight, or 0 for one scale a token
+//! @note  error: integers are summed exactly; one multiply-add in float for each group (Group 0 and channel scales: sums stay
+//!        integers to the end). What quantizing the activations costs is theirs to say: half a step of each, never silent
+//! @note  FP8 weights are matrices as checkpoints have them (matrix_weight), with scales as a matrix K / 128 x N / 128
+template <class Tokens, class Format, class Epilogue = policy::chain<>, class Y = bf16, class Options = linear_options>
+using quantized = linear_op<typename detail::quantized_kind<Tokens, Format>::type, Epilogue, Y, Options, false>;
+
+//! Both in groups of rows with a weight each: row r, of segment e, is multiplied by weight e. Segments may be empty, of one row, or
+//! hold all rows; their offsets lie where the work runs and are not read by the host. One launch plans the tiles, one multiplies.
+//!
+//! linear_options::gathers: row r of the segments is row source[r] of x (any order, repeats allowed; it must exist);
+//! scatters: it goes to row target[r] of y, or nowhere. Epilogues see r, the row among the segments.
+//!
+//! @pre   offsets begin with 0, never decrease and end with the number of rows; checked on the host, a precondition on a GPU
+//! @note  the grid has M / tile + segments tiles of rows: those that no segment needs end at once
+template <class Format, class Epilogue = policy::chain<>, class X = bf16, class Y = X, class Options = linear_options>
+using grouped_weight_only = linear_op<detail::upcast_kind<Format, X, Options::scale>, Epilogue, Y, Options, true>;
+template <class Tokens, class Format, class Epilogue = policy::chain<>, class Y = bf16, class Options = linear_options>
+using grouped_quantized = linear_op<typename detail::quantized_kind<Tokens, Format>::type, Epilogue, Y, Options, true>;
+//! 16-bit weights as they are: `experts` matrices N x K.
+template <class X, class Epilogue = policy::chain<>, class Y = X, class Options = linear_options>
+using grouped_dense = linear_op<detail::matrix_kind<X, -1, no_scales>, Epilogue, Y, Options, true>;
+
+}  // namespace smalti::inline SMALTI_CODE::gemm
