@@ -45,7 +45,7 @@ public:
                          .down = make_linear(o.weights, from.down), .attention_norm = on_machine(from.attention_norm), .feed_forward_norm = on_machine(from.feed_forward_norm)});
     head_ = make_linear(o.weights, w.head);
     final_norm_ = on_machine(w.final_norm);
-    embedding_ = table(w.embedding);
+    embedding_ = bf16_rows(w.embedding);
 
     const policy::rotary<> model{.dims = D, .base = double(c_.rotary_base)};
     std::vector<float> frequencies(2 * D);
@@ -102,18 +102,6 @@ private:
     b.put(v.data(), v.size());
     return b;
   }
-  static buffer<bf16> table(const matrix& m) {
-    buffer<bf16> b(std::size_t(m.n * m.k));
-    std::vector<float> row(std::size_t(m.k));
-    std::vector<bf16> narrow_row(row.size());
-    for (std::int64_t i = 0; i < m.n; ++i) {
-      m.rows(i, 1, row.data());
-      for (std::size_t j = 0; j < row.size(); ++j) narrow_row[j] = narrow<bf16>(row[j]);
-      b.put(narrow_row.data(), row.size(), std::size_t(i * m.k));
-    }
-    return b;
-  }
-
   cache::sequence at(int s) const {
     if (s < 0 || std::size_t(s) >= sequences_.size()) throw std::runtime_error("no such sequence");
     return sequences_[std::size_t(s)];

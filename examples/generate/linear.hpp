@@ -23,7 +23,10 @@ struct linear {
   virtual std::size_t bytes() const = 0;
 };
 
-//! Packs weights in bf16, rounding to nearest even what is finer.
+//! The rows of a matrix in bf16, in the machine's memory, rounding to nearest even what is finer.
+buffer<smalti::bf16> bf16_rows(const matrix& m);
+
+//! Weights in bf16, rounding to nearest even what is finer.
 std::unique_ptr<linear> make_bf16(const matrix& w);
 
 //! The format of that name; refuses unknown ones by naming the known ones.

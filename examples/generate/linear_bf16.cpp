@@ -15,17 +15,7 @@ using gate = gemm::dense<bf16, bf16, bf16, policy::chain<policy::gated<policy::s
 using last = gemm::dense<bf16, bf16, float>;
 
 struct linear_bf16 final : linear {
-  explicit linear_bf16(const matrix& m) : n(int(m.n)), k(int(m.k)), w(std::size_t(m.n * m.k)) {
-    const std::int64_t some = 64;
-    std::vector<float> rows(std::size_t(some * m.k));
-    std::vector<bf16> narrow_rows(rows.size());
-    for (std::int64_t i = 0; i < m.n; i += some) {
-      const std::int64_t count = i + some < m.n ? some : m.n - i;
-      m.rows(i, count, rows.data());
-      for (std::size_t j = 0; j < std::size_t(count * m.k); ++j) narrow_rows[j] = narrow<bf16>(rows[j]);
-      w.put(narrow_rows.data(), std::size_t(count * m.k), std::size_t(i * m.k));
-    }
-  }
+  explicit linear_bf16(const matrix& m) : n(int(m.n)), k(int(m.k)), w(bf16_rows(m)) {}
   void project(const machine& on, view<const bf16> x, view<bf16> y, scratch& memory) const override {
     run<sum>(on, {.a = x, .b = w.read(n, k), .c = y}, memory);
   }
@@ -46,6 +36,20 @@ struct linear_bf16 final : linear {
 };
 
 }  // namespace
+
+buffer<bf16> bf16_rows(const matrix& m) {
+  buffer<bf16> all(std::size_t(m.n * m.k));
+  const std::int64_t some = 64;
+  std::vector<float> rows(std::size_t(some * m.k));
+  std::vector<bf16> narrow_rows(rows.size());
+  for (std::int64_t i = 0; i < m.n; i += some) {
+    const std::int64_t count = i + some < m.n ? some : m.n - i;
+    m.rows(i, count, rows.data());
+    for (std::size_t j = 0; j < std::size_t(count * m.k); ++j) narrow_rows[j] = narrow<bf16>(rows[j]);
+    all.put(narrow_rows.data(), std::size_t(count * m.k), std::size_t(i * m.k));
+  }
+  return all;
+}
 
 std::unique_ptr<linear> make_bf16(const matrix& w) { return std::make_unique<linear_bf16>(w); }
 

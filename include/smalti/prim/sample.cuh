@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <smalti/core/cuda_context.hpp>
 #include <smalti/core/workspace.hpp>
+#include <smalti/policy/scalar.hpp>
 #include <smalti/prim/block_scan.cuh>
 #include <smalti/prim/order.hpp>
 #include <smalti/prim/rows.hpp>
@@ -45,7 +46,7 @@ __device__ sample_cut find_sample_cut(const row_span<T>& row, unsigned long long
     if (thread < 256) memory.bins[thread] = 0;
     __syncthreads();
     for (long long j = thread; j < row.size; j += sample_threads) {
-      const float logit = widened_logit(row.data[j]);
+      const float logit = policy::scalar::widened(row.data[j]);
       const std::uint32_t key = rank<order::largest>(logit);
       if ((key & mask) == prefix)
         if (const unsigned long long more = measure(logit); more != 0) atomicAdd(&memory.bins[key >> shift & 255], more);
@@ -73,7 +74,7 @@ template <class T, class Visit> __device__ void visit_kept(const row_span<T>& ro
   unsigned long long ties = 0;
   for (long long start = 0; start < row.size; start += sample_threads) {
     const long long j = start + threadIdx.x;
-    const float logit = j < row.size ? widened_logit(row.data[j]) : 0;
+    const float logit = j < row.size ? policy::scalar::widened(row.data[j]) : 0;
     const std::uint32_t key = j < row.size ? rank<order::largest>(logit) : 0;
     unsigned long long all = 0;
     const unsigned long long before = ties + block_scan<unsigned long long>(j < row.size && key == cut.key ? 1 : 0, all, memory.scan);
@@ -93,7 +94,7 @@ template <class T> __global__ void __launch_bounds__(sample_threads) sample_kern
   unsigned long long mine = 0;
   int nan = 0;
   for (long long j = thread; j < row.size; j += sample_threads) {
-    const float logit = widened_logit(row.data[j]);
+    const float logit = policy::scalar::widened(row.data[j]);
     nan |= logit != logit;
     const unsigned long long candidate = static_cast<unsigned long long>(rank<order::largest>(logit)) << 32 | ~std::uint32_t(j);
     mine = candidate > mine ? candidate : mine;
@@ -102,7 +103,7 @@ template <class T> __global__ void __launch_bounds__(sample_threads) sample_kern
   if (nan) memory.nan = 1;
   __syncthreads();
   const auto best = static_cast<std::int32_t>(~static_cast<std::uint32_t>(memory.best));
-  const float greatest = memory.best >> 32 != 0 ? widened_logit(row.data[best]) : -__builtin_inff();
+  const float greatest = memory.best >> 32 != 0 ? policy::scalar::widened(row.data[best]) : -__builtin_inff();
   const row_rules rules(s, greatest, memory.nan != 0);
 
   std::int32_t token = -1;
@@ -165,9 +166,9 @@ template <class T> __global__ void __launch_bounds__(sample_threads) sample_kern
       atomicMax(&memory.best, greatest_score);
       __syncthreads();
       token = static_cast<std::int32_t>(~static_cast<std::uint32_t>(memory.best));
-      score = rules.score(widened_logit(row.data[token]), random_of(to.seed, s, static_cast<std::uint32_t>(token / 4)).v[token % 4]);
+      score = rules.score(policy::scalar::widened(row.data[token]), random_of(to.seed, s, static_cast<std::uint32_t>(token / 4)).v[token % 4]);
     }
-    probability = static_cast<float>(double(rules.weight(widened_logit(row.data[token]))) / double(kept_weight));
+    probability = static_cast<float>(double(rules.weight(policy::scalar::widened(row.data[token]))) / double(kept_weight));
   }
   if (thread == 0) {
     to.tokens[r] = token;

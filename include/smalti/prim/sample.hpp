@@ -6,15 +6,11 @@
 #include <smalti/core/check_view.hpp>
 #include <smalti/core/determinism.hpp>
 #include <smalti/core/float.hpp>
+#include <smalti/policy/scalar.hpp>
 #include <smalti/prim/check.hpp>
 #include <smalti/prim/sample_rules.hpp>
 
 namespace smalti::inline SMALTI_CODE::prim::detail {
-
-template <class T> SMALTI_HD float widened_logit(T x) {
-  if constexpr (std::is_same_v<T, float>) return x;
-  else return to_float(x);
-}
 
 // Defined where the machine is: sample_host.hpp, sample.cuh.
 template <class Args> std::size_t sample_bytes(const host_context& context, const Args& x);

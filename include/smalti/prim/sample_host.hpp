@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <smalti/core/context.hpp>
 #include <smalti/core/workspace.hpp>
+#include <smalti/policy/scalar.hpp>
 #include <smalti/prim/check.hpp>
 #include <smalti/prim/host_loop.hpp>
 #include <smalti/prim/order.hpp>
@@ -55,7 +56,7 @@ template <class T> void sample_row(const row_span<T>& row, const sampling& s, dr
   std::int64_t best = -1;
   bool any_nan = false;
   for (std::int64_t j = 0; j < n; ++j) {
-    const float logit = widened_logit(row.data[j]);
+    const float logit = policy::scalar::widened(row.data[j]);
     any_nan |= logit != logit;
     if (logit > greatest || (mutant(defect::sample_takes_last_of_equals) && logit == greatest)) greatest = logit, best = j;
   }
@@ -69,7 +70,7 @@ template <class T> void sample_row(const row_span<T>& row, const sampling& s, dr
 
   std::uint64_t all = 0;
   for (std::int64_t j = 0; j < n; ++j) {
-    const float logit = widened_logit(row.data[j]);
+    const float logit = policy::scalar::widened(row.data[j]);
     scratch.keys[j] = rank<order::largest>(logit);
     all += scratch.weights[j] = rules.weight(logit);
   }
@@ -103,7 +104,7 @@ template <class T> void sample_row(const row_span<T>& row, const sampling& s, dr
     for (std::int64_t j = 0; j < n; ++j) {
       if (j % 4 == 0) random = random_of(seed, s, std::uint32_t(j / 4));
       if (scratch.weights[j] == 0) continue;
-      const float noisy = rules.score(widened_logit(row.data[j]), random.v[j % 4]);
+      const float noisy = rules.score(policy::scalar::widened(row.data[j]), random.v[j % 4]);
       if (chosen < 0 || noisy > score) score = noisy, chosen = j;
     }
   }
