@@ -328,6 +328,30 @@ TEST_CASE("operands stand on the side that the schedule says", "[comm][executor]
   }
 }
 
+TEST_CASE("an execution may be moved while it is under way", "[comm][executor]") {
+  constexpr int p = 3;
+  using run = execution<sum<std::int64_t>, in_process::endpoint>;
+  const ring s(p);
+  in_process net(p, {seed, 500});
+  std::vector<in_process::endpoint> ends;
+  for (int r = 0; r < p; ++r) ends.push_back(net.rank(r));
+  std::vector<run> runs;
+  std::vector<std::vector<std::int64_t>> in(p), out(p, std::vector<std::int64_t>(7));
+  std::vector<test::scratch> memories;
+  for (int r = 0; r < p; ++r) {
+    for (int i = 0; i < 7; ++i) in[r].push_back(mark(r, i));
+    run begun(ends[r]);
+    const arguments<sum<std::int64_t>> x{.input = in[r].data(), .output = out[r].data(), .items = 7};
+    memories.emplace_back(begun.workspace_bytes(s, x));
+    REQUIRE(begun.start(s, x, memories.back().get()));
+    runs.push_back(std::move(begun));
+    begun = run(ends[r]);   // what it was moved from is nobody's: another operation may begin there
+  }
+  REQUIRE(run_together(net, runs));
+  for (int r = 0; r < p; ++r)
+    for (int i = 0; i < 7; ++i) REQUIRE(out[r][i] == mark(0, i) + mark(1, i) + mark(2, i));
+}
+
 TEST_CASE("many operations in flight together, of changing sizes, over and over", "[comm][executor]") {
   constexpr int p = 4, together = 3, rounds = 120;
   const ring a(p);

@@ -13,6 +13,8 @@
 // does not come, a lost peer or a passed deadline ends the operation on every rank that the transport can reach, with
 // errc::peer_lost; the output is then undefined and the epoch is over.
 #pragma once
+#include <new>
+
 #include <smalti/comm/engine.hpp>
 #include <smalti/comm/schedule/direct.hpp>
 
@@ -95,7 +97,7 @@ inline status compare(const signature* all, int ranks, int rank) {
 }  // namespace detail
 
 //! One operation after another of one rank. @tparam C combine, @tparam T transport, @tparam W wire
-//! Memory: workspace_bytes(...) from the schedule, the rank and the sizes; nothing is allocated.
+//! Memory: workspace_bytes(...) from the schedule, the rank and the sizes; nothing is allocated. May be moved under way.
 template <class C, class T, class W = plain_wire> class execution {
   static_assert(explain_combine<C>());
   static_assert(explain_transport<T>());
@@ -175,7 +177,7 @@ template <class C, class T, class W = plain_wire> class execution {
     const partition one = gather.cut(gather.ranks);
     return {schedule_view(gather), rank, one, one, nullptr, nullptr, bytes{int(sizeof(detail::signature))}, {}, tag, 1};
   }
-  struct places { detail::signature *mine, *all; std::byte *agreement, *rest; std::size_t agreement_bytes, used; };
+  struct places { detail::signature *mine, *all; bruck* gather; std::byte *agreement, *rest; std::size_t agreement_bytes, used; };
   places lay_out(const schedule_view& s, const args& x, std::byte* base) const {
     carver c{base};
     places p{};
@@ -183,6 +185,7 @@ template <class C, class T, class W = plain_wire> class execution {
       const bruck gather(s.ranks);
       p.mine = c.take<detail::signature>(1);
       p.all = c.take<detail::signature>(std::size_t(s.ranks));
+      p.gather = c.take<bruck>(1);   // in the workspace, where it stays when this object is moved: a view points to it
       p.agreement_bytes = agreement::workspace_bytes(agreement_job(gather, net_->rank(), {}));
       p.agreement = c.take<std::byte>(p.agreement_bytes);
     }
@@ -213,8 +216,8 @@ template <class C, class T, class W = plain_wire> class execution {
     }
     *p.mine = mine;
     signatures_ = p.all;
-    gather_ = bruck(s.ranks);
-    auto job = agreement_job(gather_, net_->rank(), job_.tag);
+    const bruck& gather = *::new (p.gather) bruck(s.ranks);
+    auto job = agreement_job(gather, net_->rank(), job_.tag);
     job.input = reinterpret_cast<const std::byte*>(p.mine);
     job.output = reinterpret_cast<std::byte*>(p.all);
     agreement_.start(job, *net_, workspace(p.agreement, p.agreement_bytes));
@@ -284,7 +287,6 @@ template <class C, class T, class W = plain_wire> class execution {
   engine engine_;
   agreement agreement_;
   typename engine::job job_{};
-  bruck gather_{1};
   detail::signature* signatures_ = nullptr;
   workspace rest_;
   std::uint32_t epoch_ = 0;
