@@ -170,4 +170,5 @@ done
   fi
 } >"$out/README.md"
 say "written: $out/tests.json, $out/README.md (in $((SECONDS - begin)) s)"
+say "python3 bench/report.py --page puts the benchmarks on docs/performance.md"
 exit $failed

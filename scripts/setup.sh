@@ -13,6 +13,9 @@ has_clang_openmp() { has_command clang++ && echo 'int main() {}' | clang++ -fope
 has_openblas() { has_header cblas.h || has_header openblas-pthread/cblas.h || has_header openblas/cblas.h ||
   has_header "$(uname -m)-linux-gnu/openblas-pthread/cblas.h"; }
 
+# Debian's openmpi-bin holds mpirun; any other MPI with a compiler wrapper and mpiexec will do.
+has_mpi() { has_command mpicxx && has_command mpiexec; }
+
 look() {
   missing=()
   has_command "$cxx" || missing+=(g++)
@@ -29,8 +32,10 @@ look() {
     has_header benchmark/benchmark.h || missing+=(libbenchmark-dev)
     has_header dnnl.hpp || missing+=(libdnnl-dev)
     has_openblas || missing+=(libopenblas-dev)
+    has_command pkg-config || missing+=(pkg-config)
     has_command clang++ || missing+=(clang)
     has_clang_openmp || missing+=(libomp-dev)
+    has_mpi || missing+=(libopenmpi-dev openmpi-bin)
   fi
 }
 

@@ -22,7 +22,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CASE = r'(?:TEST_CASE|TEMPLATE_TEST_CASE|TEMPLATE_LIST_TEST_CASE|TEST_CASE_METHOD)\(\s*"%s"'
+CASE = r'(?:TEST_CASE|TEMPLATE_TEST_CASE|TEMPLATE_LIST_TEST_CASE|TEST_CASE_METHOD|// case)\(\s*"%s"'
 KIND = {"runs": "case", "compiles": "kernel", "builds": "twin"}
 
 
@@ -45,7 +45,8 @@ class Proofs:
 
     def is_registered(self, file, gpu=False):
         name = re.escape(file.removeprefix("tests/"))
-        return re.search(r"^\s*smalti_(test|dot_levels)\(" + name + (r"[^)]*\bGPU\b" if gpu else r"[\s)]"), self.registered, re.M)
+        host = re.search(r"^\s*smalti_(test|dot_levels|mpi_test)\(" + name + (r"[^)]*\bGPU\b" if gpu else r"[\s)]"), self.registered, re.M)
+        return host or (gpu and re.search(r"^\s*smalti_gpu_test\(" + name + r"\)", self.registered, re.M))
 
     def fault(self, proof, architecture):
         if "kernel" in proof:

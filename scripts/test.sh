@@ -22,12 +22,17 @@ else
   say "no nvcc of 13.3 or newer: the GPU compile checks are left out; everything else runs"
 fi
 
+bash scripts/conan.sh >/dev/null || say "no Conan 2: the test package.conan is skipped; everything else runs"
+bash scripts/plots.sh || say "no matplotlib: the test bench.figures_test is skipped; everything else runs"
+
+nccl=$(bash scripts/nccl.sh) || { nccl=; say "no NCCL: smalti::nccl is not compiled; everything else runs"; }
+
 # One preset: configure, build, ctest. Extra arguments go to ctest.
 run() {
   local preset=$1
   shift
   local cuda=
-  [ "$preset" = host ] && cuda=-DSMALTI_CUDA_ROOT=$root
+  [ "$preset" = host ] && cuda="-DSMALTI_CUDA_ROOT=$root -DNCCL_ROOT=$nccl"
   cmake --preset "$preset" $cuda >/dev/null
   cmake --build "build/$preset" -j "$jobs"
   # A GPU test that is skipped says why; ctest's closing line counts it apart.

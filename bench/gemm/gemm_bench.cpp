@@ -130,6 +130,11 @@ int main(int argc, char** argv) {
     enter_square<float>(1024, threads);
     enter_square<std::int8_t>(1024, threads);
   }
+  for (const int size : {128, 256, 512, 2048}) {  // the curve around the square of the claims
+    enter_square<smalti::bf16>(size, 1);
+    enter_square<float>(size, 1);
+    enter_square<std::int8_t>(size, 1);
+  }
   for (const linear_shape& s : llama3_8b)
     if (std::string(s.layer) != "head")  // a head alone is 1 GB; two copies do not fit everywhere
       for (const int m : {1, 4, 16}) enter_layer<smalti::bf16>(s, m, 1);

@@ -1,13 +1,14 @@
 // The kernels of attention's backward pass with their default tunings, compiled to machine code by scripts/machine_code.py.
 // One kernel a compilation, chosen by -DKERNEL=name. Nothing here runs.
 #include <smalti/ops/attention/backward.hpp>
+#include "tuned.hpp"
 
 namespace kernels {
 
 using namespace smalti;
 
 template <int D> using op = attention::flash_backward<bf16, D>;
-template <int D> using tuning = attention::default_backward_tuning<bf16, D, D>;
+template <int D> using tuning = chosen<attention::backward_tuning, attention::default_backward_tuning<bf16, D, D>>;
 template <int D> using queries = typename op<D>::template dq_kernel<tuning<D>>;
 // dk and dv: of a target that makes them apart, the kernel of dk; and of dv.
 template <int D, attention::backward_results Apart> struct made {

@@ -3,10 +3,12 @@
 #include <smalti/block/gemm/activations.hpp>
 #include <smalti/block/gemm/linear.hpp>
 #include <smalti/ops/attention.hpp>
+#include <smalti/ops/gemm/options.hpp>
 #include <smalti/ops/gemm/tuning.hpp>
 #include <smalti/policy/codec.hpp>
 #include <smalti/policy/score.hpp>
 #include <smalti/tile/launch.hpp>
+#include "tuned.hpp"
 
 namespace kernels {
 
@@ -17,9 +19,13 @@ using gemm::gemm_regime;
 // ---- dense GEMM
 template <class A, class C, class Epilogue, gemm_regime Regime, b_order Order = b_order::n_by_k, bool Split = false, bool Far = false, int Step = step_of<A>>
 struct dense {
-  using problem = gemm::dense_problem<A, A, C, Epilogue, Order, Step, Step, Step == 1 ? 1 : step_of<C>, Split, Far>;
+  struct told : gemm::options {
+    static constexpr b_order b = Order;
+    static constexpr bool split_k = Split, any_width = Step == 1;
+  };
+  using problem = gemm::dense_problem<A, A, C, Epilogue, told, Far>;
   using arguments = typename problem::arguments;
-  template <target T> using agent = gemm::dense_agent<gemm::default_tuning<A, problem::pairs>{}(T, Regime), problem>;
+  template <target T> using agent = gemm::dense_agent<picked(gemm::default_tuning<A, problem::pairs>{}(T, Regime)), problem>;
 };
 using none = policy::chain<>;
 constexpr auto decode = gemm_regime::decode, prefill = gemm_regime::prefill;
@@ -42,7 +48,7 @@ struct packed {
   using problem = gemm::linear_problem<X, X, source, Factors, bf16, Epilogue, Rows, false>;
   using arguments = typename problem::arguments;
   static constexpr bool old(target t) { return t == target::sm80 || t == target::sm89; }
-  template <target T> using agent = gemm::linear_agent<gemm::linear_tuning{.m = old(T) ? Old : M, .n = N, .weights_left = Left}, problem>;
+  template <target T> using agent = gemm::linear_agent<picked(gemm::linear_tuning{.m = old(T) ? Old : M, .n = N, .weights_left = Left}), problem>;
 };
 constexpr auto accumulator = policy::scale_in::accumulator, in_operand = policy::scale_in::operand;
 template <int Bits, int Depth = 32> using pairs_layout = policy::weight_layout<Bits, policy::machine_family::gpu, Depth>;
@@ -66,7 +72,7 @@ template <class Format, class Layout, int Group, int M, int N, bool Left, bool S
   using problem = gemm::linear_problem<std::int8_t, std::int8_t, source, gemm::activation_factors<Group, Sums>, bf16, policy::chain<>, gemm::one_matrix, false>;
   using arguments = typename problem::arguments;
   static constexpr int rows(target t) { return M > 32 && Group != 0 && (t == target::sm80 || t == target::sm89) ? 32 : M; }
-  template <target T> using agent = gemm::linear_agent<gemm::linear_tuning{.m = rows(T), .n = N, .weights_left = Left}, problem>;
+  template <target T> using agent = gemm::linear_agent<picked(gemm::linear_tuning{.m = rows(T), .n = N, .weights_left = Left}), problem>;
 };
 using w4a8_left = integers<policy::int_affine<4, 128>, quads_layout<4>, 128, 64, 64, true>;
 using w4a8_decode = integers<policy::q4_0, quads_layout<4>, 32, 16, 64, false>;
@@ -76,7 +82,7 @@ template <class WeightScales, int Group, int M, int N, bool Left> struct bytes_o
   using problem = gemm::linear_problem<fp8_e4m3, fp8_e4m3, source, gemm::activation_factors<Group>, bf16, policy::chain<>, gemm::one_matrix, false>;
   using arguments = typename problem::arguments;
   static constexpr bool old(target t) { return t == target::sm80 || t == target::sm89; }
-  template <target T> using agent = gemm::linear_agent<gemm::linear_tuning{.m = old(T) ? 32 : M, .n = N, .k = 128, .weights_left = Left}, problem>;
+  template <target T> using agent = gemm::linear_agent<picked(gemm::linear_tuning{.m = old(T) ? 32 : M, .n = N, .k = 128, .weights_left = Left}), problem>;
 };
 using fp8_blocks = bytes_of_floats<policy::fp8_block::scales, 128, 64, 64, true>;
 using plan_of_groups = gemm::plan_row_tiles<std::int32_t>;
@@ -116,28 +122,21 @@ struct latent_values : attention::options {
 };
 using attention::attention_regime;
 // As the op starts it, with the default tuning or another's.
-template <int D, class Kv, class Mask, class Options = plain, attention_regime Regime = attention_regime::prefill, class Tuning = void>
+template <int D, class Kv, class Mask, class Options = plain, attention_regime Regime = attention_regime::prefill>
 struct attend {
   using op = attention::flash<bf16, D, Kv, Mask, Options>;
-  using tuning = std::conditional_t<std::is_void_v<Tuning>, attention::default_tuning<bf16, D, op::value_dim>, Tuning>;
+  using tuning = chosen<attention::attention_tuning, attention::default_tuning<bf16, D, op::value_dim>>;
   using kernel = typename op::template kernel<tuning, Regime, Options::split_kv>;
   using arguments = typename kernel::arguments;
   template <target T> using agent = typename kernel::template agent<T>;
-};
-template <int Wide, int Old> struct tiles {
-  SMALTI_HD constexpr attention::attention_tuning operator()(target t, attention_regime) const {
-    const bool large = t == target::sm90 || t == target::sm100;
-    return {.m = large ? Wide : 64, .n = large || t == target::sm120 ? 64 : Old};
-  }
 };
 using attention_causal = attend<128, attention::dense_kv<bf16>, policy::causal>;
 using attention_causal_64 = attend<64, attention::dense_kv<bf16>, policy::causal>;
 using attention_causal_256 = attend<256, attention::dense_kv<bf16>, policy::causal>;
 using attention_ragged = attend<128, attention::dense_kv<bf16>, policy::causal, ragged_rows>;
-using attention_user_mask = attend<128, attention::dense_kv<bf16>, document_window, plain, attention_regime::prefill, tiles<64, 64>>;
+using attention_user_mask = attend<128, attention::dense_kv<bf16>, document_window>;
 using attention_fp8 = attend<128, attention::dense_kv<fp8_e4m3>, policy::causal>;
-// Without TMA a page as large as the key tile gains nothing over a gather, and having both forms spills: 32 keys there.
-using attention_page64 = attend<128, attention::paged_kv<bf16, 64>, policy::causal, ragged_rows, attention_regime::prefill, tiles<128, 32>>;
+using attention_page64 = attend<128, attention::paged_kv<bf16, 64>, policy::causal, ragged_rows>;
 using attention_page16 = attend<128, attention::paged_kv<bf16, 16>, policy::causal, ragged_rows>;
 using attention_decode = attend<128, attention::paged_kv<bf16, 16>, policy::causal, splitting, attention_regime::decode>;
 using attention_decode_whole = attend<128, attention::paged_kv<bf16, 16>, policy::causal, ragged_rows, attention_regime::decode>;

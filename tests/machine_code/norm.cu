@@ -1,6 +1,7 @@
 // Normalization and rotary kernels with their default tunings, compiled by scripts/machine_code.py. Nothing here runs.
 #include <smalti/ops/norm.hpp>
 #include <smalti/ops/rotary.hpp>
+#include "tuned.hpp"
 
 namespace kernels {
 
@@ -11,11 +12,11 @@ struct into_stream : norm::options {
 struct with_bias : norm::options {
   static constexpr bool bias = true;
 };
-using rms_bf16 = norm::rms<bf16>::kernel<norm::default_tuning>;
-using rms_added = norm::rms<bf16, bf16, into_stream>::kernel<norm::default_tuning>;
-using layer_bf16 = norm::layer<bf16, bf16, with_bias>::kernel<norm::default_tuning>;
-using rotary_halves = rotary::rotate<bf16, policy::half_split, 128>::kernel<rotary::default_tuning>;
-using rotary_interleaved = rotary::rotate<bf16, policy::interleaved, 64>::kernel<rotary::default_tuning>;
+using rms_bf16 = norm::rms<bf16>::kernel<chosen<norm::norm_tuning, norm::default_tuning>>;
+using rms_added = norm::rms<bf16, bf16, into_stream>::kernel<chosen<norm::norm_tuning, norm::default_tuning>>;
+using layer_bf16 = norm::layer<bf16, bf16, with_bias>::kernel<chosen<norm::norm_tuning, norm::default_tuning>>;
+using rotary_halves = rotary::rotate<bf16, policy::half_split, 128>::kernel<chosen<rotary::rotary_tuning, rotary::default_tuning>>;
+using rotary_interleaved = rotary::rotate<bf16, policy::interleaved, 64>::kernel<chosen<rotary::rotary_tuning, rotary::default_tuning>>;
 
 }  // namespace kernels
 

@@ -167,6 +167,65 @@ void split_k() {
   }
 }
 
+// A as K x M, reductions, groups of rows of tiles, and blocks that make several tiles.
+struct turned : form<gemm::b_order::k_by_n, false> {
+  static constexpr auto a = gemm::a_order::k_by_m;
+  static constexpr bool persistent = true;
+  using reductions = policy::chain<policy::column_sum, policy::row_absmax>;
+};
+struct grouped {
+  constexpr gemm::gemm_tuning operator()(target, gemm::gemm_regime) const { return {.m = 16, .n = 32, .k = 64, .group = 2}; }
+};
+void orders() {
+  using op = gemm::dense<bf16, bf16, float, policy::chain<policy::bias<bf16>>, turned>;
+  constexpr int m = 37, n = 75, k = 150, count = 2;
+  matrix<bf16> a(count, k, m, m + 3, 21), b(count, k, n, n + 2, 22);
+  const matrix<bf16> bias(1, 1, n, n + 1, 32);
+  matrix<float> c(count, m, n, n + 9);
+  for (const host_context& base : contexts()) {
+    const auto context = with_tuning<grouped>(base);
+    memory<float> sums(count * n), largest(count * m);
+    const op::args x{.a = a.read(), .b = b.read(), .c = c.write(), .batch = {count, a.distance(), b.distance(), c.distance()}, .epilogue = {{bias.at.data(), n}, {}},
+                     .reduce = {{sums.data(), n, n}, {{largest.data(), m, m}, {}}}};
+    memory<std::byte> work(op::workspace_bytes(context, x), 1 << 17);
+    c.at.poison();
+    poison_stack();
+    expect(op::run(context, x, {work.data(), work.bytes()}).code == errc::ok, "A as K x M");
+    expect(work.intact() && c.intact() && sums.intact() && largest.intact(), "a product with reductions stays inside its results");
+    for (int s = 0; s < count; ++s) {
+      std::vector<double> down(n), across(m);
+      for (int i = 0; i < m; ++i)
+        for (int j = 0; j < n; ++j) {
+          double total = bias.get(0, 0, j);
+          for (int p = 0; p < k; ++p) total += a.get(s, p, i) * b.get(s, p, j);
+          expect(c.get(s, i, j) == total, "A as K x M, tiles in groups");
+          down[std::size_t(j)] += total, across[std::size_t(i)] = std::max(across[std::size_t(i)], std::abs(total));
+        }
+      for (int j = 0; j < n; ++j) expect(sums[std::size_t(s * n + j)] == down[std::size_t(j)], "sums of columns");
+      for (int i = 0; i < m; ++i) expect(largest[std::size_t(s * m + i)] == across[std::size_t(i)], "the largest magnitude of a row");
+    }
+  }
+}
+
+struct in_two_parts : form<gemm::b_order::n_by_k, false> { static constexpr auto f32 = gemm::float_product::tf32x3; };
+void two_parts() {
+  using op = gemm::dense<float, float, float, policy::chain<>, in_two_parts>;
+  constexpr int m = 16, n = 32, k = 16;
+  memory<float> a(m * k), b(n * k), c(m * n);
+  for (int i = 0; i < m * k; ++i) a[std::size_t(i)] = 1 + float(i) / 65536;      // tf32 has 11 bits
+  for (int i = 0; i < n * k; ++i) b[std::size_t(i)] = 1 - float(i) / 65536;
+  const auto context = with_tuning<tiny<false>>(host_context{1});
+  const op::args x{.a = {a.data(), m, k, k}, .b = {b.data(), n, k, k}, .c = {c.data(), m, n, n}};
+  memory<std::byte> work(op::workspace_bytes(context, x));
+  expect(op::run(context, x, {work.data(), work.bytes()}).code == errc::ok, "tf32x3");
+  for (int i = 0; i < m; ++i)
+    for (int j = 0; j < n; ++j) {
+      double total = 0;
+      for (int p = 0; p < k; ++p) total += double(a[std::size_t(i * k + p)]) * b[std::size_t(j * k + p)];
+      expect(std::abs(c[std::size_t(i * n + j)] - total) < 1e-4, "tf32x3 keeps the low parts");
+    }
+}
+
 // ---- refusals
 
 using steps = policy::chain<policy::bias<bf16>>;
@@ -279,6 +338,6 @@ namespace battery {
 std::vector<check> gemm_checks() {
   return {{"gemm types and layouts", types},   {"gemm epilogues", epilogues}, {"gemm gated pairs", gated},
           {"gemm split K", split_k},           {"gemm refusals", refusals},   {"gemm packed weights", packed},
-          {"gemm at the end of memory", edges}};
+          {"gemm at the end of memory", edges}, {"gemm orders and reductions", orders}, {"gemm in two parts", two_parts}};
 }
 }  // namespace battery

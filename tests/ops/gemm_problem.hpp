@@ -19,11 +19,13 @@ struct aligned_kn : gemm::options { static constexpr auto b = gemm::b_order::k_b
 struct any_nk : gemm::options { static constexpr bool any_width = true; };
 struct any_kn : gemm::options { static constexpr bool any_width = true; static constexpr auto b = gemm::b_order::k_by_n; };
 struct split_nk : gemm::options { static constexpr bool split_k = true; };
+struct turned_nk : gemm::options { static constexpr auto a = gemm::a_order::k_by_m; };
+struct turned_kn : aligned_kn { static constexpr auto a = gemm::a_order::k_by_m; };
 struct invariant_nk : gemm::options { static constexpr bool batch_invariant = true; };
 
 // One problem: memory with strides wider than the rows, guard bands, and the double answer before the epilogue.
 template <class A, class C, class Options> struct problem {
-  static constexpr bool by_rows = Options::b == gemm::b_order::n_by_k;
+  static constexpr bool by_rows = Options::b == gemm::b_order::n_by_k, a_by_rows = Options::a == gemm::a_order::m_by_k;
   int m, n, k, batch, pairs;
   std::int64_t lda, ldb, ldc;
   array<A> a, b;
@@ -35,19 +37,20 @@ template <class A, class C, class Options> struct problem {
     return (width + step - 1) / step * step + step;
   }
   problem(int m, int n, int k, int batch, std::mt19937& generator, int pairs = 1)
-      : m(m), n(n), k(k), batch(batch), pairs(pairs), lda(stride(k, sizeof(A))), ldb(stride(by_rows ? k : n * pairs, sizeof(A))), ldc(stride(n, sizeof(C))),
-        a(random_array<A>(std::size_t(batch) * m * lda, generator, 1, Options::any_width)),
+      : m(m), n(n), k(k), batch(batch), pairs(pairs), lda(stride(a_by_rows ? k : m, sizeof(A))), ldb(stride(by_rows ? k : n * pairs, sizeof(A))), ldc(stride(n, sizeof(C))),
+        a(random_array<A>(std::size_t(batch) * a_matrix(), generator, 1, Options::any_width)),
         b(random_array<A>(std::size_t(batch) * (by_rows ? n * pairs : k) * ldb, generator, 0.25f, Options::any_width)),
         c(std::size_t(batch) * m * ldc, Options::any_width) {
     for (int s = 0; s < batch; ++s)
-      sums.push_back(oracle::multiply(a.data() + s * m * lda, lda, b.data() + s * b_matrix(), ldb, by_rows, m, n * pairs, k));
+      sums.push_back(oracle::multiply(a.data() + s * a_matrix(), lda, b.data() + s * b_matrix(), ldb, by_rows, m, n * pairs, k, a_by_rows));
   }
+  std::int64_t a_matrix() const { return (a_by_rows ? m : k) * lda; }
   std::int64_t b_matrix() const { return (by_rows ? n * pairs : k) * ldb; }
   template <class Op> typename Op::args args() {
-    return {.a = {a.data(), m, k, int(lda)},
+    return {.a = {a.data(), a_by_rows ? m : k, a_by_rows ? k : m, int(lda)},
             .b = {b.data(), by_rows ? n * pairs : k, by_rows ? k : n * pairs, int(ldb)},
             .c = {c.data(), m, n, int(ldc)},
-            .batch = {batch, m * lda, b_matrix(), m * ldc}};
+            .batch = {batch, a_matrix(), b_matrix(), m * ldc}};
   }
   // the double sum and its size at (i, j) of matrix s
   double sum(int s, int i, int j) const { return sums[s].value[std::size_t(i) * n * pairs + j]; }

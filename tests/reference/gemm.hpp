@@ -11,14 +11,14 @@ struct sums {
   std::vector<double> value, size;   // the sum, and the sum of absolute products: what rounding errors scale with
 };
 
-//! a: m x k, stride lda; b: n x k (transposed) or k x n, stride ldb.
-template <class T> sums multiply(const T* a, std::int64_t lda, const T* b, std::int64_t ldb, bool b_by_rows_of_n, int m, int n, int k) {
+//! a: m x k or k x m, stride lda; b: n x k (transposed) or k x n, stride ldb.
+template <class T> sums multiply(const T* a, std::int64_t lda, const T* b, std::int64_t ldb, bool b_by_rows_of_n, int m, int n, int k, bool a_by_rows_of_m = true) {
   sums s{std::vector<double>(std::size_t(m) * n), std::vector<double>(std::size_t(m) * n)};
   for (int i = 0; i < m; ++i)
     for (int j = 0; j < n; ++j) {
       double total = 0, size = 0;
       for (int p = 0; p < k; ++p) {
-        const double t = test::value(a[i * lda + p]) * test::value(b_by_rows_of_n ? b[j * ldb + p] : b[p * ldb + j]);
+        const double t = test::value(a_by_rows_of_m ? a[i * lda + p] : a[p * lda + i]) * test::value(b_by_rows_of_n ? b[j * ldb + p] : b[p * ldb + j]);
         total += t;
         size += std::abs(t);
       }

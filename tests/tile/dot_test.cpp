@@ -64,6 +64,22 @@ void through(Acc* acc, std::int64_t acc_stride, const T* left, std::int64_t left
                            rows, cols, k / int(word / sizeof(T)));
 }
 
+// int8; columns beside each other, or in strips of 64 with a gap.
+template <class Steps, bool Strips>
+void quads_through(std::int32_t* acc, std::int64_t acc_stride, const std::int8_t* left, std::int64_t left_stride, const std::int8_t* right,
+                   std::int64_t right_width, int rows, int cols, int k) {
+  if constexpr (Strips) {
+    const std::int64_t pitch = k * 64 + 64;
+    std::vector<std::int8_t> strips(std::size_t((cols + 63) / 64 * pitch));
+    for (int p = 0; p < k; p += 4)
+      for (int n = 0; n < cols; ++n)
+        std::memcpy(&strips[std::size_t(n / 64 * pitch + p * 64 + n % 64 * 4)], right + p * right_width + n * 4, 4);
+    detail::dot_quads<Steps>(bytes(acc), acc_stride * word, bytes(left), left_stride, bytes(strips.data()), 64, rows, cols, k / 4, nullptr, pitch);
+  } else {
+    detail::dot_quads<Steps>(bytes(acc), acc_stride * word, bytes(left), left_stride, bytes(right), right_width, rows, cols, k / 4);
+  }
+}
+
 std::vector<float_way> float_ways() {
   return {{"dot", [](auto... x) { host::dot(x...); }, SMALTI_DOT_LEVEL == 0 ? order::unfused : order::fused}};
 }
@@ -89,9 +105,11 @@ std::vector<int8_way> int8_ways() {
   std::vector<int8_way> ways{
       {"dot", [](std::int32_t* a, std::int64_t b, const std::int8_t* c, std::int64_t d, const std::int8_t* e, std::int64_t f, int g,
                  int h, int i) { host::dot(a, b, c, d, e, f, g, h, i); }},
-      {"split bytes", through<detail::split_quad_steps<vector>, std::int32_t, std::int8_t>}};
+      {"split bytes", quads_through<detail::split_quad_steps<vector>, false>},
+      {"split bytes in strips", quads_through<detail::split_quad_steps<vector>, true>}};
 #if SMALTI_DOT_LEVEL >= 3
-  ways.push_back({"quads", through<detail::quad_steps, std::int32_t, std::int8_t>});
+  ways.push_back({"quads", quads_through<detail::quad_steps, false>});
+  ways.push_back({"quads in strips", quads_through<detail::quad_steps, true>});
 #endif
   return ways;
 }
@@ -277,7 +295,9 @@ TEST_CASE("sums are rounded in the order that is documented", "[tile][dot]") {
 
 TEST_CASE("int8 products are exact modulo 2^32", "[tile][dot]") {
   NEEDS_PROCESSOR();
-  for (const shape s : shapes({4, 8, 60, 64, 68, 100, 256, 516, 1028})) {
+  auto all = shapes({4, 8, 60, 64, 68, 100, 256, 516, 1028});
+  all.push_back({200, 80, 516});                       // more rows than are prepared at a time
+  for (const shape s : all) {
     const unsigned seed = seed_of(s);
     std::mt19937 random(seed);
     const int gap = int(random() % 3), kind = int(random() % 3);
@@ -305,7 +325,7 @@ TEST_CASE("int8 products are exact modulo 2^32", "[tile][dot]") {
     check("dot with sums of the columns");
 #if SMALTI_DOT_LEVEL >= 3
     x.reset();
-    detail::dot_panel<detail::quad_steps>(bytes(x.acc()), x.acc_stride * word, bytes(x.left.data()), x.left_stride, bytes(x.panel()),
+    detail::dot_quads<detail::quad_steps>(bytes(x.acc()), x.acc_stride * word, bytes(x.left.data()), x.left_stride, bytes(x.panel()),
                                           x.right_width, s.rows, s.cols, s.k / 4, sums.data());
     check("quads with sums of the columns");
 #endif

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <limits>
 
 #include <smalti/tile/host/math.hpp>
 
@@ -85,6 +86,7 @@ constexpr bool fused = SMALTI_DOT_LEVEL >= 1;
 void check_all(std::uint32_t step) {
   const float largest = bits_float(0x7f7fffffu), least = bits_float(1u);
   report("exp2", sweep([](floats x) { return exp2(x); }, exp2_reference, error::relative, least, largest, step), fused ? 8e-8 : 1.1e-7);
+  report("exp2_rough", sweep([](floats x) { return exp2_rough(where(x < -126.0f, -std::numeric_limits<float>::infinity(), x)); }, exp2_reference, error::relative, least, largest, step), 3e-6);
   report("log2", sweep([](floats x) { return log2(x); }, log2_reference, error::relative, least, largest, step), 2e-7);
   report("tanh", sweep([](floats x) { return tanh(x); }, [](double x) { return std::tanh(x); }, error::relative, least, largest, step),
          3e-7);
@@ -125,6 +127,7 @@ TEST_CASE("functions of values at the ends of the line", "[math]") {
   for (float n : quiet) {
     CAPTURE(float_bits(n));
     CHECK(std::isnan(one(exp2(floats(n)))));
+    CHECK(std::isnan(one(exp2_rough(floats(n)))));
     CHECK(std::isnan(one(log2(floats(n)))));
     CHECK(std::isnan(one(tanh(floats(n)))));
     CHECK(std::isnan(one(erf(floats(n)))));

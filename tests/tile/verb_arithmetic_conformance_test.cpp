@@ -17,8 +17,10 @@ template <class S, class T, class Sum, int Step, bool Transposed> struct multipl
   } x;
   static constexpr grid blocks(const arguments& x) { return {ceil_div(x.c.rows, M), ceil_div(x.c.cols, N), 1}; }
   template <class Block> SMALTI_HD void operator()(Block& block) const {
-    tile<Block, Sum, M, N> acc;
+    tile<Block, Sum, M, N> acc, fresh;
     block.fill(acc, Sum(3));                                   // a product adds
+    block.fill(fresh, Sum(77));
+    block.begin(fresh, x.k > 0);                               // the first of these does not
     for (int step : block.steps(0, ceil_div(x.k, K))) {
       left<Block, T, M, K> a;
       right<Block, T, K, N> b;
@@ -26,7 +28,9 @@ template <class S, class T, class Sum, int Step, bool Transposed> struct multipl
       if constexpr (Transposed) block.load(b, transposed(x.b), step, block.y());
       else block.load(b, x.b, step, block.y());
       block.product(acc, a, b);
+      block.product(fresh, a, b, step == 0);
     }
+    block.map([](auto u, auto v) { return u + v; }, acc, acc, fresh);
     block.store(x.c, block.x(), block.y(), acc);
   }
 };
@@ -52,6 +56,33 @@ template <class T> struct twice {
     block.fill(acc, 0.0f);
     block.product(acc, p, b);
     block.store(x.c, 0, 0, acc);
+  }
+};
+
+// map_left, map_left_sum, scale_rows: by (rounded(1.001 x) B + rounded(-x) B), and the sums of 1.001 x
+template <class T> struct weighed {
+  static constexpr int N = 32;
+  struct arguments {
+    view<const float> x, by;
+    view<const T> b;
+    view<float, 1> c, sums;
+  } x;
+  static constexpr grid blocks(const arguments&) { return {}; }
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    left<Block, T, N, N> p;
+    right<Block, T, N, N> b;
+    tile<Block, float, N, N> t, acc;
+    column<Block, float, N> by, sums;
+    block.load(t, x.x, 0, 0);
+    block.load(by, x.by, 0, 0);
+    block.load(b, x.b, 0, 0);
+    block.map_left_sum([](auto v) { return v * 1.001f; }, p, sums, t);
+    block.multiply(acc, p, b);
+    block.map_left([](auto v, auto r) { return -v - to_float(r); }, p, t, row_index{});
+    block.product(acc, p, b);
+    block.scale_rows(acc, by);
+    block.store(x.c, 0, 0, acc);
+    block.store(x.sums, 0, 0, sums);
   }
 };
 
@@ -261,6 +292,7 @@ SMALTI_WORD(word_ints, to_float(((to_int(a) << 3) ^ (r & 5)) >> 1) + to_float(mi
 SMALTI_WORD(word_lookup, lookup(table, c - 4, n) + lookup(table, r, n) * 10.0f + lookup(table, (r * 7 + c * 3) % 50, n) * 100.0f, at(table, c - 4, n) + at(table, r, n) * 10 + at(table, (r * 7 + c * 3) % 50, n) * 100)
 SMALTI_WORD(word_lookup_view, lookup(view, r, c) - lookup(view, r + 1, c + 1) * 0.0f, a)
 SMALTI_WORD(word_exp2, exp2(a), std::exp2(a))
+SMALTI_WORD(word_exp2_rough, exp2_rough(a), std::exp2(a))
 SMALTI_WORD(word_log2, log2(abs(a) + 1.0f), std::log2(std::abs(a) + 1))
 SMALTI_WORD(word_sqrt, sqrt(abs(a)), std::sqrt(std::abs(a)))
 SMALTI_WORD(word_rsqrt, rsqrt(abs(a) + 0.5f), 1 / std::sqrt(std::abs(a) + 0.5))
@@ -295,8 +327,8 @@ template <class S, class T, class Sum, int Step, bool Transposed> void product_c
   run(multiply<S, T, Sum, Step, Transposed>{{{a.data(), m, k, lda}, {b.data(), Transposed ? n : k, Transposed ? k : n, ldb}, {c.data(), m, n, n}, k}});
   for (int i = 0; i < m; ++i)
     for (int j = 0; j < n; ++j) {
-      double want = 3;
-      for (int p = 0; p < k; ++p) want += test::value(a[i * lda + p]) * test::value(Transposed ? b[j * ldb + p] : b[p * ldb + j]);
+      double want = 3;                                          // and the product twice
+      for (int p = 0; p < k; ++p) want += 2 * test::value(a[i * lda + p]) * test::value(Transposed ? b[j * ldb + p] : b[p * ldb + j]);
       if (double(c[i * n + j]) != want) {
         CAPTURE(type_name<S>(), i, j, m, n, k);
         REQUIRE(double(c[i * n + j]) == want);
@@ -427,6 +459,32 @@ TEST_CASE("arithmetic words", "[tile][conformance]") {
     inner(bf16{}, 40 * 0x1p-24);
     inner(fp16{}, 40 * 0x1p-24);
   }
+  SECTION("map_left") {
+    const auto inner = [&]<class T>(T, double unit) {
+      const auto x = integers<float>(32 * 32), by = integers<float>(32 * 4);
+      const auto b = integers<T>(32 * 32);
+      test::array<float> c(32 * 32), sums(32);
+      run(weighed<T>{{{x.data(), 32, 32, 32}, {by.data(), 32, 4, 4}, {b.data(), 32, 32, 32}, {c.data(), 32, 32, 32}, {sums.data(), 32, 1, 1}}});
+      for (int i = 0; i < 32; ++i) {
+        double total = 0, size = 0;
+        for (int e = 0; e < 32; ++e) total += x[i * 32 + e] * 1.001f, size += std::abs(x[i * 32 + e]);
+        REQUIRE(std::abs(sums[i] - total) <= 40 * 0x1p-24 * size);
+        for (int j = 0; j < 32; ++j) {
+          double want = 0, bound = 0;
+          for (int e = 0; e < 32; ++e)
+            for (const float v : {x[i * 32 + e] * 1.001f, -x[i * 32 + e] - float(i)}) {
+              const double t = by[i * 4] * double(to_float(narrow<T>(v))) * to_float(b[e * 32 + j]);
+              want += t, bound += std::abs(t);
+            }
+          REQUIRE(std::abs(c[i * 32 + j] - want) <= unit * bound);
+        }
+      }
+      r.keep(std::string("map_left ") + type_name<T>(), c, 1e-5);
+      r.keep(std::string("map_left_sum ") + type_name<T>(), sums, 1e-5);
+    };
+    inner(bf16{}, 80 * 0x1p-24);
+    inner(fp16{}, 80 * 0x1p-24);
+  }
   SECTION("multiply, turn, stacks") {
     constexpr int outer = 2, count = 3, rows = 20, n = 32;
     const auto a = integers<bf16>(outer * count * rows * n), b = integers<bf16>(n * n);
@@ -522,6 +580,7 @@ TEST_CASE("arithmetic words", "[tile][conformance]") {
   SECTION("values with an error") {
     word<word_over>(r, "over", 0x1p-22, 0x1p-20);
     word<word_exp2>(r, "exp2", 0x1p-21, 0x1p-20);
+    word<word_exp2_rough>(r, "exp2_rough", 0x1p-18, 0x1p-18);
     word<word_log2>(r, "log2", 0x1p-21, 0x1p-20);
     word<word_sqrt>(r, "sqrt", 0x1p-23, 0x1p-20);
     word<word_rsqrt>(r, "rsqrt", 0x1p-22, 0x1p-20);

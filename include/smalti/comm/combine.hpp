@@ -60,7 +60,7 @@ template <class T> constexpr std::uint32_t element_code() {
   else return 64 + sizeof(T);
 }
 
-template <class A> constexpr A canonical(A x) {
+template <class A> SMALTI_HD constexpr A canonical(A x) {
   if constexpr (std::is_same_v<A, float>) return x == x ? x : bits_float(0x7fc00000u);
   else if constexpr (std::is_same_v<A, double>) return x == x ? x : __builtin_nan("");
   else return x;
@@ -75,14 +75,14 @@ template <class Op, class T> struct elementwise {
   using accumulator = typename accumulator_of<T>::type;
   static constexpr int width = 1;
 
-  static void lift(accumulator* a, const T* x, std::int64_t n) {
+  SMALTI_HD static void lift(accumulator* a, const T* x, std::int64_t n) {
     if constexpr (std::is_same_v<accumulator, T>) {
       if (n > 0) std::memcpy(a, x, std::size_t(n) * sizeof(T));
     } else {
       for (std::int64_t i = 0; i < n; ++i) a[i] = to_float(x[i]);
     }
   }
-  static void merge(accumulator* a, const accumulator* l, const accumulator* r, std::int64_t n) {
+  SMALTI_HD static void merge(accumulator* a, const accumulator* l, const accumulator* r, std::int64_t n) {
     std::int64_t i = 0;
     for (; i + block_of_items <= n; i += block_of_items) {
       accumulator x[block_of_items], y[block_of_items];
@@ -93,7 +93,7 @@ template <class Op, class T> struct elementwise {
     }
     for (; i < n; ++i) a[i] = Op::join(l[i], r[i]);
   }
-  static void finish(T* x, const accumulator* a, std::int64_t n, int ranks) {
+  SMALTI_HD static void finish(T* x, const accumulator* a, std::int64_t n, int ranks) {
     for (std::int64_t i = 0; i < n; ++i) {
       const accumulator value = canonical(Op::close(a[i], ranks));
       if constexpr (std::is_same_v<accumulator, T>) x[i] = value;
@@ -105,7 +105,7 @@ template <class Op, class T> struct elementwise {
 
 struct plus {
   static constexpr std::uint32_t number = 1;
-  template <class A> static A join(A a, A b) {
+  template <class A> SMALTI_HD static A join(A a, A b) {
     if constexpr (std::is_integral_v<A>) {   // signed overflow wraps; types below int are promoted to it
       using bits = std::make_unsigned_t<A>;
       return A(bits(a) + bits(b));
@@ -113,16 +113,16 @@ struct plus {
       return a + b;
     }
   }
-  template <class A> static A close(A a, int) { return a; }
+  template <class A> SMALTI_HD static A close(A a, int) { return a; }
 };
 struct mean : plus {
   static constexpr std::uint32_t number = 2;
-  template <class A> static A close(A a, int ranks) { return a / A(ranks); }
+  template <class A> SMALTI_HD static A close(A a, int ranks) { return a / A(ranks); }
 };
 //! Exactly associative and commutative: +0 counts as more than -0, and a NaN wins.
 struct greatest {
   static constexpr std::uint32_t number = 3;
-  template <class A> static A join(A a, A b) {
+  template <class A> SMALTI_HD static A join(A a, A b) {
     if constexpr (std::is_integral_v<A>) {
       return a > b ? a : b;
     } else {
@@ -131,7 +131,7 @@ struct greatest {
       return a == a ? (b == b ? more : b) : a;
     }
   }
-  template <class A> static A close(A a, int) { return a; }
+  template <class A> SMALTI_HD static A close(A a, int) { return a; }
 };
 
 }  // namespace detail
@@ -159,10 +159,10 @@ template <template <class> class Lse> struct lse_merge {
 
   static constexpr lse_merge of(int value_width) { return {value_width + 1}; }
 
-  void lift(float* a, const float* x, std::int64_t n) const {
+  SMALTI_HD void lift(float* a, const float* x, std::int64_t n) const {
     if (n > 0) std::memcpy(a, x, std::size_t(n) * width * sizeof(float));
   }
-  void merge(float* a, const float* l, const float* r, std::int64_t n) const {
+  SMALTI_HD void merge(float* a, const float* l, const float* r, std::int64_t n) const {
     for (std::int64_t i = 0; i < n; ++i, a += width, l += width, r += width) {
       const lse first{l[width - 1]}, second{r[width - 1]};
       auto row = policy::lse_begin(first);
@@ -174,7 +174,7 @@ template <template <class> class Lse> struct lse_merge {
       a[width - 1] = row.lse().value;
     }
   }
-  void finish(float* x, const float* a, std::int64_t n, int) const {
+  SMALTI_HD void finish(float* x, const float* a, std::int64_t n, int) const {
     for (std::int64_t i = 0; i < n * width; ++i) x[i] = detail::canonical(a[i]);
   }
   constexpr std::uint32_t code() const { return 4u << 8 | (lse::bits_per_unit == 1.0f ? 1u : 0u) | std::uint32_t(width) << 12; }

@@ -91,8 +91,9 @@ template <class C, class T, class W> class engine {
       }
       int last = index_ + 1;
       while (last < here.actions && here.list[last].joined) ++last;
-      if (!carry_out(here, index_, last)) return failure_ ? progress::blocked : progress::failed;
-      index_ = last;
+      const action* closing = closes(here, index_, last);
+      if (!carry_out(here, index_, last, closing)) return failure_ ? progress::blocked : progress::failed;
+      index_ = closing != nullptr ? last + 1 : last;
     }
   }
   //! Ends every ticket: afterwards the transport touches no memory of this engine.
@@ -134,13 +135,16 @@ template <class C, class T, class W> class engine {
     send_memory* sent;
     std::byte** scratch;
     accumulator *left, *right;      // blocks that are lifted or decoded on the way
+    accumulator* closing;           // a block between its last merge and its finish
     std::byte* kept;                // encoded chunks of the output
     char* is_kept;
+    std::byte* own;                 // a chunk of the input, encoded for this rank itself
     std::int64_t longest;           // chunk, in items
     std::size_t used;
   };
 
   static constexpr int block_items = 256;
+  static std::int64_t closing_items(const job& x) { return std::max<std::int64_t>(block_items, 4 * block_items / x.combine.width); }
   static std::int64_t scratch_item(const job& x) {
     return std::int64_t(x.combine.width) * std::int64_t(reduces(x.schedule.kind) ? sizeof(accumulator) : sizeof(element));
   }
@@ -218,6 +222,7 @@ template <class C, class T, class W> class engine {
       std::byte* p = c.take<std::byte>(std::size_t(items * scratch_item(x)));
       if (c.base != nullptr) m.scratch[i] = p;
     }
+    m.closing = c.take<accumulator>(reduces(x.schedule.kind) && W::plain ? std::size_t(closing_items(x)) * std::size_t(x.combine.width) : 0);
     if constexpr (!std::is_same_v<element, accumulator> || !W::plain) {
       m.left = c.take<accumulator>(std::size_t(std::max<std::int64_t>(block_items, W::plain ? 0 : m.longest)) * std::size_t(x.combine.width));
       m.right = c.take<accumulator>(std::size_t(std::max<std::int64_t>(block_items, W::plain ? 0 : m.longest)) * std::size_t(x.combine.width));
@@ -227,9 +232,44 @@ template <class C, class T, class W> class engine {
       for (int k = 0; k < x.schedule.chunks(); ++k) kept += aligned(x.wire.bytes(kept_content(x), m.longest));
       m.kept = c.take<std::byte>(std::size_t(kept));
       m.is_kept = c.take<char>(std::size_t(x.schedule.chunks()));
+      if (own_trip(x)) m.own = c.take<std::byte>(std::size_t(x.wire.bytes(content::input, m.longest)));
     }
     m.used = c.used;
     return m;
+  }
+  // Where every rank's items are gathered at the owner of a chunk and folded there, the owner's own make the same trip as the
+  // others', so that who owns them, and with it how the vector is cut, leaves no trace in the bits.
+  static bool own_trip(const job& x) {
+    if constexpr (requires { requires W::own_trip; }) {
+      const combine_order order = x.schedule.promise().order;
+      return reduces(x.schedule.kind) && (order == combine_order::rank_fold || order == combine_order::rank_tree);
+    } else {
+      return false;
+    }
+  }
+  // Items first .. first + n of a chunk of the input.
+  void take_own_trip([[maybe_unused]] int chunk, [[maybe_unused]] std::int64_t first, [[maybe_unused]] std::int64_t n, [[maybe_unused]] accumulator* to) {
+    if constexpr (!W::plain) {
+      const std::int64_t item = x_.cut.offset(chunk) + first;
+      x_.wire.encode(content::input, item, reinterpret_cast<const element*>(place(input_slot, chunk)) + first * x_.combine.width, n, m_.own);
+      x_.wire.decode(content::input, item, m_.own, n, to);
+    }
+  }
+  // How many items of n are encoded and decoded at once: few, which stay in the caches, where the wire takes each by itself.
+  static std::int64_t at_once(std::int64_t n) { return requires { requires W::elementwise; } ? std::min<std::int64_t>(n, 4 * block_items) : n; }
+  void merge_decoded(const action& a, int chunk, std::int64_t first, const std::byte* from, std::int64_t n) {
+    if constexpr (!W::plain) {
+      const int w = x_.combine.width;
+      const bool own = a.with == input_slot && own_trip(x_);
+      accumulator* to = reinterpret_cast<accumulator*>(place(a.slot, chunk));
+      for (std::int64_t i = 0, k; i < n; i += k) {
+        k = std::min(at_once(n), n - i);
+        const std::byte* with = place(a.with, chunk) + i * item_of(a.with);
+        if (own) take_own_trip(chunk, i, k, m_.left), with = reinterpret_cast<const std::byte*>(m_.left);
+        x_.wire.decode(a.what, first + i, from + (i == 0 ? 0 : x_.wire.bytes(a.what, i)), k, m_.right);
+        merge_blocks(to + i * w, with, own || sums(a.with), static_cast<const accumulator*>(m_.right), k, a.order, nullptr);
+      }
+    }
   }
   static content kept_content(const job& x) { return reduces(x.schedule.kind) ? content::result : content::input; }
 
@@ -260,7 +300,7 @@ template <class C, class T, class W> class engine {
     switch (report.state) {
       case delivery::peer_lost: return fail({errc::peer_lost, "a rank that this one waits for has died: leave it out and open the next epoch", report.lost >= 0 ? report.lost : peer, 0}, report.lost >= 0 ? report.lost : peer);
       case delivery::too_long: return fail({errc::bad_shape, "a message is longer than this rank expects: counts, types or schedules differ between ranks", report.bytes, 0});
-      default: return fail({errc::peer_lost, report.lost >= 0 ? "the group was aborted because a rank was lost: leave it out and open the next epoch" : "the group was aborted: open the next epoch", report.lost, 0}, report.lost);
+      default: return fail({errc::peer_lost, report.lost >= 0 ? "the group was aborted because a rank was lost: leave it out and open the next epoch" : "the group was aborted: open the next epoch (got: the rank that this one waited for, or -1)", report.lost, 0}, report.lost);
     }
   }
 
@@ -335,14 +375,24 @@ template <class C, class T, class W> class engine {
     return true;
   }
 
-  bool carry_out(step_memory& m, int first, int last) {
+  // The action after a combine that finishes what it combined: both are done block by block, and the sum is not written down between.
+  const action* closes(const step_memory& m, int first, int last) {
+    if (!W::plain || last != first + 1 || last == m.actions) return nullptr;
+    const action &a = m.list[first], &b = m.list[last];
+    if (a.does != verb::recv_combine && a.does != verb::combine) return nullptr;
+    if (b.does != verb::finish || b.with != a.slot || !(b.chunks == a.chunks) || length(a.slot, a.chunks) == 0) return nullptr;
+    return free_to_write(b.slot, b.chunks) ? &b : nullptr;
+  }
+  element* closed_to(const action* closing) const { return closing == nullptr ? nullptr : reinterpret_cast<element*>(place(closing->slot, closing->chunks.first)); }
+
+  bool carry_out(step_memory& m, int first, int last, const action* closing) {
     const action& a = m.list[first];
     if (a.does == verb::send) return send(m, first, last);
-    if (receives(a.does)) return receive(m, first, last);
+    if (receives(a.does)) return receive(m, first, last, closing);
     if (length(a.slot, a.chunks) == 0) return true;
     if (!free_to_write(a.slot, a.chunks)) return false;
     if (a.does == verb::copy) copy(a);
-    if (a.does == verb::combine) combine_local(a);
+    if (a.does == verb::combine) combine_local(a, closing);
     if (a.does == verb::finish) finish(a);
     return true;
   }
@@ -400,14 +450,18 @@ template <class C, class T, class W> class engine {
       m_.is_kept[chunk] = 1;
       const std::int64_t n = length(output_slot, {chunk}), first = x_.output_cut.offset(chunk);
       element* here = reinterpret_cast<element*>(place(output_slot, chunk));
-      x_.wire.encode(kept_content(x_), first, here, n, kept(chunk));
-      if (!W::exact) x_.wire.decode(kept_content(x_), first, kept(chunk), n, here);
+      for (std::int64_t i = 0, k; i < n; i += k) {
+        k = std::min(at_once(n), n - i);
+        std::byte* to = kept(chunk) + (i == 0 ? 0 : x_.wire.bytes(kept_content(x_), i));
+        x_.wire.encode(kept_content(x_), first + i, here + i * x_.combine.width, k, to);
+        if (!W::exact) x_.wire.decode(kept_content(x_), first + i, to, k, here + i * x_.combine.width);
+      }
     } else {
       static_cast<void>(chunk);
     }
   }
 
-  bool receive(step_memory& m, int first, int last) {
+  bool receive(step_memory& m, int first, int last, const action* closing) {
     if (message_bytes(m, first, last) == 0) return true;
     receipt& r = m.receipts[m.next_receive];
     if (r.posted) {
@@ -421,18 +475,18 @@ template <class C, class T, class W> class engine {
       for (int i = first; i < last; ++i)
         if (!free_to_write(m.list[i].slot, m.list[i].chunks)) return false;
       const std::byte* from = r.data;
-      for (int i = first; i < last; ++i) from = unpack(m.list[i], from);
+      for (int i = first; i < last; ++i) from = unpack(m.list[i], from, closing);
     }
     ++m.next_receive;
     return true;
   }
-  const std::byte* unpack(const action& a, const std::byte* from) {
+  const std::byte* unpack(const action& a, const std::byte* from, [[maybe_unused]] const action* closing) {
     if constexpr (W::plain) {
       const std::int64_t n = length(a.slot, a.chunks);
       if (n == 0) return from;
       if (a.does == verb::recv_combine) {
-        if (a.what == content::partial) merge_in(a, a.chunks, reinterpret_cast<const accumulator*>(from), n);
-        else merge_in(a, a.chunks, reinterpret_cast<const element*>(from), n);
+        if (a.what == content::partial) merge_in(a, a.chunks, reinterpret_cast<const accumulator*>(from), n, closed_to(closing));
+        else merge_in(a, a.chunks, reinterpret_cast<const element*>(from), n, closed_to(closing));
       } else if (sums(a.slot) && a.what != content::partial) {
         x_.combine.lift(reinterpret_cast<accumulator*>(place(a.slot, a.chunks.first)), reinterpret_cast<const element*>(from), n);
       } else {
@@ -445,8 +499,7 @@ template <class C, class T, class W> class engine {
         if (n == 0) continue;
         const std::int64_t bytes = x_.wire.bytes(a.what, n);
         if (a.does == verb::recv_combine) {
-          x_.wire.decode(a.what, first, from, n, m_.right);     // any content decodes to accumulators, to be summed
-          merge_in(a, {c}, static_cast<const accumulator*>(m_.right), n);
+          merge_decoded(a, c, first, from, n);                  // any content decodes to accumulators, to be summed
         } else if (sums(a.slot)) {
           x_.wire.decode(a.what, first, from, n, reinterpret_cast<accumulator*>(place(a.slot, c)));
         } else {
@@ -459,16 +512,16 @@ template <class C, class T, class W> class engine {
     }
   }
 
-  // slot = with (+) incoming, in blocks; items are lifted on the way.
-  template <class X> void merge_in(const action& a, chunk_range chunks, const X* incoming, std::int64_t n) {
+  // slot = with (+) incoming, in blocks; items are lifted on the way, and finished where `closed` says to which place.
+  template <class X> void merge_in(const action& a, chunk_range chunks, const X* incoming, std::int64_t n, element* closed = nullptr) {
     accumulator* to = reinterpret_cast<accumulator*>(place(a.slot, chunks.first));
     const std::byte* with = place(a.with, chunks.first);
-    merge_blocks(to, with, sums(a.with), incoming, n, a.order);
+    merge_blocks(to, with, sums(a.with), incoming, n, a.order, closed);
   }
-  template <class X> void merge_blocks(accumulator* to, const std::byte* here, bool lifted, const X* incoming, std::int64_t n, side order) {
+  template <class X> void merge_blocks(accumulator* to, const std::byte* here, bool lifted, const X* incoming, std::int64_t n, side order, element* closed = nullptr) {
     const int w = x_.combine.width;
     constexpr bool same = std::is_same_v<element, accumulator>;
-    const std::int64_t block = same && std::is_same_v<X, accumulator> ? n : block_items;
+    const std::int64_t block = !(same && std::is_same_v<X, accumulator>) ? block_items : closed == nullptr ? n : closing_items(x_);
     for (std::int64_t i = 0; i < n; i += block) {
       const std::int64_t k = std::min<std::int64_t>(block, n - i);
       const accumulator *mine = nullptr, *theirs = nullptr;
@@ -486,19 +539,38 @@ template <class C, class T, class W> class engine {
         x_.combine.lift(m_.right, incoming + i * w, k);
         theirs = m_.right;
       }
-      if (order == side::here_first) x_.combine.merge(to + i * w, mine, theirs, k);
-      else x_.combine.merge(to + i * w, theirs, mine, k);
+      accumulator* sum = closed != nullptr ? m_.closing : to + i * w;
+      if (order == side::here_first) x_.combine.merge(sum, mine, theirs, k);
+      else x_.combine.merge(sum, theirs, mine, k);
+      if (closed != nullptr) x_.combine.finish(closed + i * w, sum, k, x_.schedule.ranks);
     }
   }
-  void combine_local(const action& a) {
+  void combine_local(const action& a, const action* closing) {
+    if (a.with == input_slot && own_trip(x_)) {
+      for (int c = a.chunks.first; c < a.chunks.last(); ++c) {
+        const std::int64_t n = length(a.slot, {c});
+        accumulator* here = reinterpret_cast<accumulator*>(place(a.slot, c));
+        for (std::int64_t i = 0, k; i < n; i += k) {
+          k = std::min(at_once(n), n - i);
+          take_own_trip(c, i, k, m_.right);
+          merge_blocks(here + i * x_.combine.width, reinterpret_cast<const std::byte*>(here + i * x_.combine.width), true, static_cast<const accumulator*>(m_.right), k, a.order, nullptr);
+        }
+      }
+      return;
+    }
     const std::int64_t n = length(a.slot, a.chunks);
     accumulator* to = reinterpret_cast<accumulator*>(place(a.slot, a.chunks.first));
     const std::byte* with = place(a.with, a.chunks.first);
     // `with` comes in; what is here is the slot itself.
-    if (sums(a.with)) merge_blocks(to, reinterpret_cast<const std::byte*>(to), true, reinterpret_cast<const accumulator*>(with), n, a.order);
-    else merge_blocks(to, reinterpret_cast<const std::byte*>(to), true, reinterpret_cast<const element*>(with), n, a.order);
+    if (sums(a.with)) merge_blocks(to, reinterpret_cast<const std::byte*>(to), true, reinterpret_cast<const accumulator*>(with), n, a.order, closed_to(closing));
+    else merge_blocks(to, reinterpret_cast<const std::byte*>(to), true, reinterpret_cast<const element*>(with), n, a.order, closed_to(closing));
   }
   void copy(const action& a) {
+    if (a.with == input_slot && sums(a.slot) && own_trip(x_)) {
+      for (int c = 0; c < a.chunks.count; ++c)
+        if (const std::int64_t n = x_.cut.length(a.from + c); n > 0) take_own_trip(a.from + c, 0, n, reinterpret_cast<accumulator*>(place(a.slot, a.chunks.first + c)));
+      return;
+    }
     const std::int64_t n = length(a.slot, a.chunks);
     std::byte* to = place(a.slot, a.chunks.first);
     const std::byte* from = place(a.with, a.from);

@@ -164,7 +164,7 @@ template <class C, class T, class W = plain_wire> class execution {
   }
   //! Ends an operation that is under way, on all ranks: its epoch is over.
   void abort() {
-    if (state_ == progress::blocked) give_up({errc::peer_lost, "the group was aborted: open the next epoch"}, -1);
+    if (state_ == progress::blocked) give_up({errc::peer_lost, "the group was aborted: open the next epoch (got: the rank that this one waited for, or -1)"}, -1);
   }
 
  private:
@@ -224,9 +224,13 @@ template <class C, class T, class W = plain_wire> class execution {
     agreeing_ = true;
   }
   progress give_up(status why, int lost) {
-    // Told by another's deadline at our own: whom this rank waited for says more.
+    // Told by another's deadline, at our own or shortly before: whom this rank waited for says more.
     const int waiting_for = agreeing_ ? agreement_.waiting_for() : engine_.waiting_for();
-    failure_ = why.code == errc::peer_lost && lost < 0 && net_->now() >= deadline_ ? too_late(waiting_for) : why;
+    failure_ = why;
+    if (why.code == errc::peer_lost && lost < 0) {
+      if (net_->now() >= deadline_) failure_ = too_late(waiting_for);
+      else failure_.got = waiting_for;
+    }
     agreeing_ ? agreement_.cancel() : engine_.cancel();
     net_->abort(epoch_, lost);
     return state_ = progress::failed;
@@ -248,6 +252,10 @@ template <class C, class T, class W = plain_wire> class execution {
     if (x.timeout < 0) return {errc::bad_value, "timeout must not be negative", x.timeout, 0};
     if (x.combine.width < 1) return {errc::bad_value, "combine: width must be at least 1 element", x.combine.width, 1};
     if (moves_only<C> && reduces(s.kind)) return {errc::bad_value, "combine: comm::bytes only moves: take sum, average, greatest or lse_merge"};
+    if constexpr (requires { wire_.width; })
+      if (wire_.width != x.combine.width) return {errc::bad_shape, "wire: its width must be the combine's, the elements of an item", wire_.width, x.combine.width};
+    if constexpr (requires { { wire_.check() } -> std::same_as<status>; })
+      if (status st = wire_.check(); !st) return st;
     if (!W::exact && !s.promise().one_owner)
       return {errc::bad_value, "wire: a lossy one would leave the ranks with different bits, because several ranks form each sum: take direct, ring or halving_doubling"};
     if (status st = s.cut(x.items, x.unit, x.offsets).check(); !st) return st;

@@ -12,7 +12,8 @@
 //     recv_combine  `slot` = `with` (+) what comes from `peer`, or the other way round: `side` says which stands left
 //     combine       `slot` = `slot` (+) `with`, or the other way round
 //     copy          `slot` = `with`; from input_slot to scratch it lifts items into the accumulator's type
-//     finish        `slot` = the finished sums of `with`: division of an average, one rounding to the item's type
+//     finish        `slot` = the finished sums of `with`: division of an average, one rounding to the item's type.
+//                   `with` holds nothing afterwards
 // An action with `joined` belongs to the same message as the action before it. The k-th message from rank a to rank b
 // in a's list is the k-th that b's list receives from a, and both lists have it in the same step.
 //

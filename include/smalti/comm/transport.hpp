@@ -1,5 +1,5 @@
 // How bytes move between ranks: what the executor asks of a transport. Models: in_process.hpp (many ranks in one thread,
-// in a seeded order). Threads, MPI, NCCL and others stand on the same words.
+// in a seeded order), threads.hpp (a thread each), mpi.hpp (a process each).
 //
 // A rank holds one transport object. Messages are matched by sender, receiver and tag, and those that agree in all
 // three in the order in which they were posted; there is no wildcard. A message of an earlier epoch is never delivered.
@@ -32,7 +32,7 @@ struct ticket {
 enum class delivery : std::uint8_t {
   pending,
   done,
-  too_long,    //!< the message is longer than the memory of the receive: nothing was written
+  too_long,    //!< the message is longer than the memory of the receive: nothing was written behind it
   peer_lost,   //!< the peer has died
   aborted      //!< abort(epoch) was called, on any rank
 };

@@ -358,6 +358,8 @@ template <schedule S> class symbolic_run {
     }
     for (int k = 0; k < a.chunks.count; ++k)
       if (!write(r, a.slot, a.chunks.first + k, values[std::size_t(k)], blocked)) return false;
+    if (a.does == verb::finish)
+      for (int c = a.chunks.first; c < a.chunks.last(); ++c) memory(r, a.with)[std::size_t(place(r, a.with, c))] = {};
     return true;
   }
 

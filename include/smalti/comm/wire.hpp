@@ -25,6 +25,10 @@ struct plain_wire {
 //!     encode(what, first, from, n, to)     `from` are elements for input and result, accumulators for partial
 //!     decode(what, first, from, n, to)     the same way round
 //!     exact                                decode(encode(x)) is x, to the bit
+//!     own_trip                             optional: true where the owner of a sum that folds everyone's items rounds its own as well, so
+//!                                          that a partition-invariant schedule stays it (direct; a wire by blocks needs chunks of whole blocks)
+//!     width                                optional: elements of an item; the executor holds it to the combine's
+//!     check()                              optional: what the wire refuses, as a status
 template <class W, class C>
 concept wire = W::plain || requires(W w, content what, std::int64_t n, const typename C::element* x, typename C::element* y,
                                     const typename C::accumulator* a, typename C::accumulator* b, std::byte* to, const std::byte* from) {

@@ -46,14 +46,18 @@
 // was compiled with, so that files compiled with different flags link without mixing bodies.
 //     namespace smalti::inline SMALTI_DATA { ... }
 //     namespace smalti::inline SMALTI_CODE::gemm { ... }
-#define SMALTI_DATA v0
+// Both names carry the whole version: one program may link parts built with different versions, each with its own bodies,
+// and what they pass to each other by these types is a link error rather than a layout guessed.
+#define SMALTI_DATA SMALTI_VERSIONED_(SMALTI_VERSION_MAJOR, SMALTI_VERSION_MINOR, SMALTI_VERSION_PATCH)
+#define SMALTI_VERSIONED_(major, minor, patch) SMALTI_VERSIONED_PASTE_(major, minor, patch)
+#define SMALTI_VERSIONED_PASTE_(major, minor, patch) v##major##_##minor##_##patch
 
 #if defined(__CUDACC__)
 #  define SMALTI_DOT_ none          // nvcc compiles no host machine
-#elif (defined(__AMX_BF16__) || defined(__AMXBF16__)) && (defined(__AMX_INT8__) || defined(__AMXINT8__)) && defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#elif (defined(__AMX_BF16__) || defined(__AMXBF16__)) && (defined(__AMX_INT8__) || defined(__AMXINT8__)) && defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512DQ__)
 #  define SMALTI_DOT_ amx
 #  define SMALTI_DOT_LEVEL 4
-#elif defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#elif defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 #  define SMALTI_DOT_ avx512bf16
 #  define SMALTI_DOT_LEVEL 3
 #elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
@@ -104,9 +108,11 @@
 #else
 #  define SMALTI_TAG_
 #endif
-#define SMALTI_PASTE_(a, b, c, d, e) v0_##a##_##b##_##c##d##e
-#define SMALTI_PASTE(a, b, c, d, e) SMALTI_PASTE_(a, b, c, d, e)
-#define SMALTI_CODE SMALTI_PASTE(SMALTI_DOT_, SMALTI_THREADS_, SMALTI_COMPILER_, SMALTI_CODE_LIST_, SMALTI_TAG_)
+#define SMALTI_PASTE_(x, y, z, a, b, c, d, e) v##x##_##y##_##z##_##a##_##b##_##c##d##e
+#define SMALTI_PASTE(x, y, z, a, b, c, d, e) SMALTI_PASTE_(x, y, z, a, b, c, d, e)
+#define SMALTI_CODE \
+  SMALTI_PASTE(SMALTI_VERSION_MAJOR, SMALTI_VERSION_MINOR, SMALTI_VERSION_PATCH, SMALTI_DOT_, SMALTI_THREADS_, SMALTI_COMPILER_, \
+               SMALTI_CODE_LIST_, SMALTI_TAG_)
 
 namespace smalti::inline SMALTI_DATA {
 

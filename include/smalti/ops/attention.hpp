@@ -183,7 +183,7 @@ private:
     }
     const policy::mask_extent extent{x.q.sequences, x.q.heads, x.q.rows, x.kv.longest()};
     if (const status bad = policy::check_mask(x.mask, extent); !bad) return bad;
-    if (const status bad = policy::check_mask(x.logits, extent); !bad) return bad;
+    if (const status bad = policy::check_score(x.logits, extent); !bad) return bad;
     if constexpr (iterator::listed) {
       if (const status bad = x.blocks.check(x.q.sequences, x.q.heads, x.q.rows, x.kv.longest(), readable); !bad) return bad;
       if (short_lists && rows_together(x) > decode_rows)

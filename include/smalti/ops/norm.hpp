@@ -12,6 +12,13 @@
 #include <smalti/core/workspace.hpp>
 #include <smalti/tile/launch.hpp>
 
+// swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in norm.json)
+// From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
+// agent       sm_80   sm_89   sm_90   sm_100  sm_120  tried
+// rms norm    4x1024  4x1024  4x1024  4x1024  4x1024  5
+// layer norm  4x1024  4x1024  4x1024  4x1024  4x1024  5
+// swept: end
+
 namespace smalti::inline SMALTI_CODE::norm {
 
 //! What a normalization may be told besides its types. Derive, and change what you need:

@@ -14,6 +14,12 @@
 #include <smalti/policy/position.hpp>
 #include <smalti/tile/launch.hpp>
 
+// swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in rotary.json)
+// From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
+// agent               sm_80  sm_89  sm_90  sm_100  sm_120  tried
+// rotary, half split  16x4   16x4   16x4   16x4    16x4    5
+// swept: end
+
 namespace smalti::inline SMALTI_CODE::rotary {
 
 struct default_tuning {

@@ -23,15 +23,12 @@ enum class zero_point : int {
 };
 
 //! Where a scale enters a product: decided by tuning, within what the scales allow.
+//! An integer zero point enters with it: in the operand it is subtracted from the code, exactly; else minus zero * scale * (sum of
+//! the group's activations) is added.
 enum class scale_in : int {
   operand,       //!< the decoded weight is multiplied and rounded to the operand's type: one multiplication a weight, error 2^-8 (bf16) or 2^-11 (fp16) relative
   accumulator,   //!< each group's sum is multiplied: exact but for float's rounding
   epilogue       //!< the finished sum: only where one group is all of K
-};
-//! Where an integer zero point enters.
-enum class zero_in : int {
-  operand,   //!< code - zero in the upcast, exact
-  row_sum    //!< minus zero * scale * (sum of the activations of the group)
 };
 
 //! One level of scales: the stored number is the scale.

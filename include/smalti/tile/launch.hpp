@@ -32,10 +32,10 @@ inline std::size_t bytes_to_keep(const host_context& context, std::size_t panel)
   return (panel + panel / 4 + 4095) / 4096 * 4096 * std::size_t(host::thread_count(context));
 }
 
-//! Runs a kernel; returns when it is done. `panels` may be empty.
-template <class Kernel> status launch(const host_context& context, const typename Kernel::arguments& x, workspace panels = {}) {
+//! Runs a kernel; returns when it is done. `panels` and `turned`, where threads keep packed operands, may be empty.
+template <class Kernel> status launch(const host_context& context, const typename Kernel::arguments& x, workspace panels = {}, workspace turned = {}) {
   using agent = typename Kernel::template agent<target::host>;
-  host::run(context, agent{x}, agent::blocks(x), panels);
+  host::run(context, agent{x}, agent::blocks(x), panels, turned);
   return {};
 }
 
@@ -55,7 +55,7 @@ constexpr int processors(const cuda_context& context) { return context.sm_count;
 constexpr std::size_t bytes_to_keep(const cuda_context&, std::size_t) { return 0; }
 
 //! Queues a kernel.
-template <class Kernel> status launch(const cuda_context& context, const typename Kernel::arguments& x, workspace = {}) {
+template <class Kernel> status launch(const cuda_context& context, const typename Kernel::arguments& x, workspace = {}, workspace = {}) {
   target t = target::sm80;
   if (const status bad = cuda_tile::code_target(context.arch, t); !bad) return bad;
   const grid size = cuda_tile::for_target(t, [&](auto here) { return Kernel::template agent<here.value>::blocks(x); });

@@ -77,6 +77,12 @@ enum class defect : int {
   // the dense GEMM
   grid_loses_ragged_rows,    //!< there is no block for the last, ragged rows
   dense_loses_tail_of_k,     //!< the last, ragged step of k is not computed
+  last_group_is_whole,       //!< the last group of rows of tiles is numbered as if it were a whole one
+  worker_repeats_its_tile,   //!< a persistent block makes its first tile again and again
+  low_part_forgotten,        //!< tf32x3 multiplies the low part of one operand only
+  reduction_takes_padding,   //!< rows that are not in the result count in its reductions
+  reduction_of_first_matrix, //!< the reductions of every matrix of a batch go to the first
+  reduction_keeps_last_tile, //!< the parts of all tiles of a reduction go to one place
   split_starts_late,         //!< a split leaves out its first step
   split_overlaps_next,       //!< a split computes the first step of the next one too
   accumulator_not_cleared,   //!< the sums begin with whatever the accumulator holds

@@ -11,6 +11,8 @@
 //   column<Block, T, R>, row<Block, T, C>           R x 1, 1 x C
 //   left<Block, T, R, K>, right<Block, T, K, N>     operands of a product: the machine packs them
 //   words<Block, N, W>                              packed 32-bit codes of N columns, W words each
+//   coded<Block, T, Codec, K, N, Tile>              right<Block, T, K, N> of such codes, made by unpack<Tile> for one product: the machine
+//                                                   decodes them there
 //   factors<Block, R, G>                            of a scaled product's rows: one float for each row and group of k
 //
 // Where and how often
@@ -34,7 +36,13 @@
 //   fill(t, value)
 //   product(acc, left, right)                       acc += left * right; acc float (int for 8-bit integers)
 //   multiply(acc, left, right)                      acc = left * right
+//   begin(acc, any)                                 acc = 0; where `any` says that products follow, not before the first of them
+//   product(acc, left, right, first)                after begin: the first of them, or another one
 //   as_left(left, t)                                accumulator to operand
+//   map_left(f, left, in...)                        map, then as_left; map_left_sum(f, left, column, in...) also gives the sums of
+//                                                   rows before rounding
+//   scale_rows(t, column)                           t = t column, row by row
+//   split(high, low, x)                             an operand of float as two of tf32: x = high + low to 2^-22
 //   product(acc, left, right, lf, rf [, ls, rm])   acc += sum over groups g of k of lf[., g] rf[g, .] (left[., g] . right[g, .])
 //                                                   + ls[., g] rm[g, .]; lf, ls: factors<R, G> or column<R>; rf, rm: tile<float, G, N>
 //                                                   or row<N>; unit_factor{} where there is none. G = 1 on cuda_tile
@@ -49,7 +57,7 @@
 //
 // Values: what `f` in a map sees. `V` is a SIMD pack (host) or a whole tile (cuda_tile); both have
 //   + - * / on V and scalars, < <= > >= ==, && || !, & | ^ << >> % on integers, and by argument-dependent
-//   lookup: exp2 log2 sqrt rsqrt tanh erf sin cos abs floor max min where(mask, a, b) over(a, b) fma(a, b, c)
+//   lookup: exp2 exp2_rough (for results rounded to 16 bits) log2 sqrt rsqrt tanh erf sin cos abs floor max min where(mask, a, b) over(a, b) fma(a, b, c)
 //   to_float to_int float_bits bits_float lookup(p, index, n). Say over(x, y) for a quotient that need not be
 //   exact to the last bit: x / y is a subroutine on a GPU.
 //   A closure given to map captures values: never references, never `this`.
@@ -72,6 +80,7 @@ template <class Block, class T, int C> using row = typename Block::template row<
 template <class Block, class T, int R, int K> using left = typename Block::template left<T, R, K>;
 template <class Block, class T, int K, int N> using right = typename Block::template right<T, K, N>;
 template <class Block, int N, int Words> using words = typename Block::template words<N, Words>;
+template <class Block, class T, class Codec, int K, int N, int Tile> using coded = typename Block::template coded<T, Codec, K, N, Tile>;
 template <class Block, int R, int G> using factors = typename Block::template factors<R, G>;
 
 }  // namespace smalti::inline SMALTI_CODE

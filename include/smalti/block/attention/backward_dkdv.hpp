@@ -137,22 +137,21 @@ private:
       }
       if constexpr (Tuning.held) t.k.times_rows(block, s, q, i);
       else product_of_rows<element, chunks>(block, s, k, j, q, i);
-      block.map([of, first = i * m, begin = j * n](auto v, auto lse, auto r, auto c) {
-        return of.weight(v, first + c, begin + r, lse);
-      }, w, s, row_lse, row_index{}, column_index{});
+      const auto weight = [of, first = i * m, begin = j * n](auto v, auto lse, auto r, auto c) { return of.weight(v, first + c, begin + r, lse); };
       left<Block, element, n, m> operand;
+      if constexpr (makes_keys) block.map(weight, w, s, row_lse, row_index{}, column_index{});
       if constexpr (makes_values) {
-        block.as_left(operand, w);
+        if constexpr (makes_keys) block.as_left(operand, w);
+        else block.map_left(weight, operand, s, row_lse, row_index{}, column_index{});
         t.dv.add(block, operand, d_o, i, part);
       }
       if constexpr (makes_keys) {
         tile<Block, float, n, m> dp;
         if constexpr (Tuning.held) t.v.times_rows(block, dp, d_o, i);
         else product_of_rows<element, value_chunks>(block, dp, v, j, d_o, i);
-        block.map([of, first = i * m, begin = j * n](auto w, auto v, auto dp, auto delta, auto r, auto c) {
+        block.map_left([of, first = i * m, begin = j * n](auto w, auto v, auto dp, auto delta, auto r, auto c) {
           return of.slope(w, v, dp, delta, first + c, begin + r);
-        }, dp, w, s, dp, row_delta, row_index{}, column_index{});
-        block.as_left(operand, dp);
+        }, operand, w, s, dp, row_delta, row_index{}, column_index{});
         t.dk.add(block, operand, q, i, part);
       }
     }

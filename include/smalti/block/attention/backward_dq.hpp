@@ -90,11 +90,10 @@ private:
         product_of_rows<element, chunks>(block, s, q, i, k, j);
         product_of_rows<element, value_chunks>(block, dp, d_o, i, v, j);
       }
-      block.map([of = masked_gradient<Masked, typename Problem::scores, typename Problem::gradient>{scores, gradient}, first = i * m, begin = j * n](auto v, auto dp, auto lse, auto delta, auto r, auto c) {
-        return of.slope(of.weight(v, first + r, begin + c, lse), v, dp, delta, first + r, begin + c);
-      }, s, s, dp, t.lse, t.delta, row_index{}, column_index{});
       left<Block, element, m, n> ds;
-      block.as_left(ds, s);
+      block.map_left([of = masked_gradient<Masked, typename Problem::scores, typename Problem::gradient>{scores, gradient}, first = i * m, begin = j * n](auto v, auto dp, auto lse, auto delta, auto r, auto c) {
+        return of.slope(of.weight(v, first + r, begin + c, lse), v, dp, delta, first + r, begin + c);
+      }, ds, s, dp, t.lse, t.delta, row_index{}, column_index{});
       t.dq.add(block, ds, k, j, part);
     }
   };

@@ -177,10 +177,14 @@ private:
     if (b.begin >= b.end) return a;
     return {a.begin < b.begin ? a.begin : b.begin, 0, 0, a.end > b.end ? a.end : b.end};
   }
+  //! The queries that the rows of a tile belong to.
+  SMALTI_HD policy::span queries_at(int first, int rows) const {
+    const int last = first + m < rows ? first + m : rows;
+    return grouped ? policy::span{first / x.group, ceil_div(last, x.group)} : policy::span{first, last};
+  }
   // One expression: a value returned from two places would live in memory.
   template <class Block, class Mask> SMALTI_HD tile_range keys_of(Block& block, const Mask& mask, int first, int rows, int length) const {
-    const int last = first + m < rows ? first + m : rows;
-    const policy::span q = grouped ? policy::span{first / x.group, ceil_div(last, x.group)} : policy::span{first, last};
+    const policy::span q = queries_at(first, rows);
     const policy::span keys = mask.keys(q, length), whole = mask.whole(q, length);
     int begin = keys.first / n, end = mutant(defect::last_keys_dropped) ? keys.last / n : ceil_div(keys.last, n);
     if constexpr (split && !listed) {
@@ -232,11 +236,11 @@ private:
     else load_rows<0>(block, queries, sequence, head, i, first, rows);
   }
   template <class Block, class Head, class Scores>
-  SMALTI_HD void visit(Block& block, strip<Block>* all, int used, const Head& kv, const Scores& scores, int part, int first, int j) const {
+  SMALTI_HD void visit(Block& block, strip<Block>* all, int used, const Head& kv, const Scores& scores, int part, int first, int rows, int j) const {
     for (int r = 0; r < used; ++r)
       if (all[r].keys.holds(j)) {
         if (all[r].keys.is_whole(j)) step<false>(block, all[r].queries, kv, scores, all[r].sums, part, first + r * m, j);
-        else step<true>(block, all[r].queries, kv, scores, all[r].sums, part, first + r * m, j);
+        else cut_step(block, all[r].queries, kv, scores, all[r].sums, part, first + r * m, rows, j);
       }
   }
   // The host: each tile of keys for all strips before the next.
@@ -253,9 +257,9 @@ private:
     if constexpr (listed) {
       const auto list = list_of(sequence, head, first);
       const tile_range places = places_of(block, list.count());
-      for (int t : block.steps(places.begin, places.end)) visit(block, all, used, kv, scores, part, first, tile_of(list, t));
+      for (int t : block.steps(places.begin, places.end)) visit(block, all, used, kv, scores, part, first, rows, tile_of(list, t));
     } else {
-      for (int j : block.steps(keys.begin, keys.end)) visit(block, all, used, kv, scores, part, first, j);
+      for (int j : block.steps(keys.begin, keys.end)) visit(block, all, used, kv, scores, part, first, rows, j);
     }
     if constexpr (split) {
       for (int r = 0; r < used; ++r) all[r].sums.store(block, x.partial, x.stats, place_of(block, sequence, part, i) + r);
@@ -317,6 +321,20 @@ private:
     }
   }
 
+  // A tile of keys that the mask may cut: some masks know that it does not, or that nothing of it is seen. Of several strips
+  // only: in the loop of a GPU the branch costs stores and loads of what the loop carries.
+  template <class Block, class Queries, class Head, class Scores>
+  SMALTI_HD void cut_step(Block& block, const Queries& queries, const Head& kv, const Scores& scores, state<Block>& state, int part, int first, int rows, int j) const {
+    if constexpr (policy::has_classify<decltype(scores.scores.mask)>) {
+      const int length = kv.length();
+      const policy::tile_class what = scores.scores.mask.classify(queries_at(first, rows), {j * n, j * n + n < length ? j * n + n : length});
+      if (what == policy::tile_class::full && j * n + n <= length) step<false>(block, queries, kv, scores, state, part, first, j);
+      else if (what != policy::tile_class::skip) step<true>(block, queries, kv, scores, state, part, first, j);
+    } else {
+      step<true>(block, queries, kv, scores, state, part, first, j);
+    }
+  }
+
   // ---- one tile of keys: S = Q K', P = 2^(S - largest), O = O alpha + P V
   template <bool Masked, class Block, class Queries, class Head, class Scores>
   SMALTI_HD void step(Block& block, const Queries& queries, const Head& kv, const Scores& scores, state<Block>& state, int part, int first, int j) const {
@@ -329,25 +347,23 @@ private:
       times_keys<Masked, 0>(block, s, queries, kv, j);
     }
     const int first_row = mutant(defect::mask_row_in_tile) ? 0 : first;
+    left<Block, element, m, n> p;
     if constexpr (normalizer::shifts) {
       logits<score_axes::queries_by_keys, Masked>(block, s, scores, first_row, j * n);
       column<Block, float, m> peak, sum;
       const float units = scores.units();
       block.row_max(peak, s);
       block.map([=](auto old, auto top) { return max(old, top * units); }, peak, state.largest, peak);
-      block.map([=](auto z, auto top) { return exp2(z * units - top); }, s, s, peak);
-      block.row_sum(sum, s);
+      block.map_left_sum([=](auto z, auto top) { return exp2_rough(z * units - top); }, p, sum, s, peak);
       state.raise(block, peak);
       block.map([](auto total, auto more) { return total + more; }, state.sum, state.sum, sum);
     } else {
-      block.map([=, weights = x.normalizer, natural = Scores::folds ? scores.units() * 0.6931471805599453f : 1.0f](auto v, auto r, auto c) {
+      block.map_left([=, weights = x.normalizer, natural = Scores::folds ? scores.units() * 0.6931471805599453f : 1.0f](auto v, auto r, auto c) {
         const auto w = weights.weight(scores.logit(v, first_row + r, j * n + c) * natural);
         if constexpr (Masked) return where(scores.visible(first_row + r, j * n + c), w, 0.0f);
         else return w;
-      }, s, s, row_index{}, column_index{});
+      }, p, s, row_index{}, column_index{});
     }
-    left<Block, element, m, n> p;
-    block.as_left(p, s);
     times_values<Masked, 0>(block, state.o, p, kv, part, j);
   }
   template <bool Masked, int I, class Block, class S, class Queries, class Head>

@@ -77,7 +77,7 @@ private:
   }
   template <int I, class P> static SMALTI_HD void scale(Block& block, P& p, const column<Block, float, M>& alpha) {
     if constexpr (I < Chunks::count) {
-      block.map([](auto v, auto a) { return mutant(defect::output_not_rescaled) ? v : v * a; }, p.here, p.here, alpha);
+      if (!mutant(defect::output_not_rescaled)) block.scale_rows(p.here, alpha);
       scale<I + 1>(block, p.next, alpha);
     }
   }

@@ -12,6 +12,7 @@
 #include <smalti/block/gemm/combine.hpp>
 #include <smalti/block/gemm/rows.hpp>
 #include <smalti/block/gemm/scales.hpp>
+#include <smalti/block/gemm/tile_order.hpp>
 #include <smalti/block/gemm/weights.hpp>
 #include <smalti/core/float.hpp>
 #include <smalti/policy/epilogue.hpp>
@@ -23,11 +24,12 @@
 namespace smalti::inline SMALTI_CODE::gemm {
 
 //! Rows and outputs of a tile, and launch hints. `k` counts only where weights are a matrix as it is: packed ones bring the
-//! depth of their layout.
+//! depth of their layout. `group`: rows of tiles made together (block/gemm/tile_order.hpp); 0: all, by a grid of two dimensions.
 struct linear_tuning {
   int m, n, k = 0;
   bool weights_left = false;
   int occupancy = 1, cluster = 1;
+  int group = 0;
   constexpr bool operator==(const linear_tuning&) const = default;
 };
 
@@ -108,17 +110,23 @@ struct linear_agent {
   arguments a;
 
   static constexpr grid blocks(const arguments& a) {
-    if constexpr (rows_type::grouped) return {a.rows.entries, ceil_div(a.y.cols, n), Problem::split ? a.splits : 1};
-    else return {mutant(defect::grid_loses_ragged_rows) ? a.y.rows / m : ceil_div(a.y.rows, m), ceil_div(a.y.cols, n), Problem::split ? a.splits : 1};
+    const int high = row_tiles(a), wide = ceil_div(a.y.cols, n), splits = Problem::split ? a.splits : 1;
+    if constexpr (Tuning.group > 0) return {high * wide, 1, splits};
+    else return {high, wide, splits};
+  }
+  SMALTI_HD static constexpr int row_tiles(const arguments& a) {
+    if constexpr (rows_type::grouped) return a.rows.entries;
+    else return mutant(defect::grid_loses_ragged_rows) ? a.y.rows / m : ceil_div(a.y.rows, m);
   }
   SMALTI_HD static constexpr int steps(int k) { return ceil_div(k, step_k); }
 
   template <class Block> using sums = tile<Block, sum, rows, cols>;
 
   template <class Block> SMALTI_HD void operator()(Block& block) const {
-    row_tile at{0, block.x() * m, m};
+    const tile_place place = place_of(block);
+    row_tile at{0, place.row * m, m, place.row, place.column};
     if constexpr (rows_type::grouped) {
-      at = {block.number(a.rows.plan, block.x()), block.number(a.rows.plan, a.rows.entries + block.x()), block.number(a.rows.plan, 2 * a.rows.entries + block.x())};
+      at = {block.number(a.rows.plan, place.row), block.number(a.rows.plan, a.rows.entries + place.row), block.number(a.rows.plan, 2 * a.rows.entries + place.row), place.row, place.column};
       if (at.rows <= 0) return;
     }
     if constexpr (rows_type::gathers) {      // rows past the group's end are its first one: they must exist, and are not stored
@@ -143,23 +151,27 @@ private:
       multiply(block, acc, a.weights, at, source, range);
       multiply(block, up, a.up, at, source, range);
       if constexpr (Problem::split) {
-        if (!combine(block, acc, up, split_memory<sum>{a.partial, a.arrived, a.splits}, tile_number(block), split)) return;
+        if (!combine(block, acc, up, split_memory<sum>{a.partial, a.arrived, a.splits}, tile_number(at), split)) return;
       }
       tile<Block, float, rows, cols> gate_sum, up_sum, out;
       late(block, gate_sum, acc, a.weights, at);
       late(block, up_sum, up, a.up, at);
-      apply_epilogue<left_weights>(block, out, gate_sum, up_sum, a.epilogue, at.row, block.y() * n);
+      apply_epilogue<left_weights>(block, out, gate_sum, up_sum, a.epilogue, at.row, at.j * n);
       store(block, out, at);
     } else {
       multiply(block, acc, a.weights, at, source, range);
       if constexpr (Problem::split) {
-        if (!combine(block, acc, split_memory<sum>{a.partial, a.arrived, a.splits}, tile_number(block), split)) return;
+        if (!combine(block, acc, split_memory<sum>{a.partial, a.arrived, a.splits}, tile_number(at), split)) return;
       }
       finish(block, acc, at);
     }
   }
-  template <class Block> SMALTI_HD int tile_number(Block& block) const {
-    return block.y() * (rows_type::grouped ? tiles_of_groups() : ceil_div(a.y.rows, m)) + block.x();
+  template <class Block> SMALTI_HD tile_place place_of(Block& block) const {
+    if constexpr (Tuning.group > 0) return place_of_tile(block.x(), row_tiles(a), ceil_div(a.y.cols, n), Tuning.group);
+    else return {block.x(), block.y()};
+  }
+  SMALTI_HD int tile_number(const row_tile& at) const {
+    return at.j * (rows_type::grouped ? tiles_of_groups() : ceil_div(a.y.rows, m)) + at.i;
   }
   SMALTI_HD int tiles_of_groups() const {
     if constexpr (rows_type::grouped) return a.rows.entries;
@@ -172,7 +184,7 @@ private:
     block.fill(acc, sum(0));
     for (int step : block.steps(range.first, range.last)) {
       typename weights_type::template loaded<Block, n> w;
-      weights.load(block, w, at.expert, step, block.y());
+      weights.load(block, w, at.expert, step, at.j);
       chunks<0>(block, acc, weights, w, at, source, step);
     }
   }
@@ -239,11 +251,16 @@ private:
       block.product(acc, b, v, factor...);
     } else {
       left<Block, operand_type, m, depth> v;
-      right<Block, operand_type, depth, n> b;
+      typename decltype(right_operand<T, Block>())::type b;
       load_rows(block, v, at, source, t);
       decode<T, false>(block, b, weights, w, at, t);
       block.product(acc, v, b, factor...);
     }
+  }
+  // The right operand T of a step: packed weights know how theirs is made.
+  template <int T, class Block> static constexpr auto right_operand() {
+    if constexpr (weights_type::depth == 0) return std::type_identity<right<Block, operand_type, depth, n>>{};
+    else return std::type_identity<typename weights_type::template right_operand<Block, operand_type, n, T>>{};
   }
   template <int T, bool Left, class Block, class Operand, class Loaded>
   SMALTI_HD void decode(Block& block, Operand& b, const weights_type& weights, const Loaded& w, const row_tile& at, int t) const {
@@ -251,16 +268,16 @@ private:
       const int g = weights_type::group == 0 ? 0 : t * depth / (weights_type::group < depth ? depth : weights_type::group);
       using shape = typename operand_scales<Block>::type;
       shape s;
-      weights.scales.load(block, s, at.expert, g, block.y());
+      weights.scales.load(block, s, at.expert, g, at.j);
       if constexpr (weights_type::scale_type::has_zero) {
         shape z;
-        weights.scales.load_zero(block, z, at.expert, g, block.y());
-        weights.template operand<T, Left>(block, b, w, s, z, at.expert, t, block.y());
+        weights.scales.load_zero(block, z, at.expert, g, at.j);
+        weights.template operand<T, Left>(block, b, w, s, z, at.expert, t, at.j);
       } else {
-        weights.template operand<T, Left>(block, b, w, s, unit_factor{}, at.expert, t, block.y());
+        weights.template operand<T, Left>(block, b, w, s, unit_factor{}, at.expert, t, at.j);
       }
     } else {
-      weights.template operand<T, Left>(block, b, w, unit_factor{}, unit_factor{}, at.expert, t, block.y());
+      weights.template operand<T, Left>(block, b, w, unit_factor{}, unit_factor{}, at.expert, t, at.j);
     }
   }
 
@@ -278,7 +295,7 @@ private:
   template <class Block> using activation_factor = std::conditional_t<Problem::early_activations, activation_row<Block>, unit_factor>;
 
   template <class Block, class Out> SMALTI_HD void load_weight_factor(Block& block, Out& s, const weights_type& weights, const row_tile& at, int g) const {
-    weights.scales.load(block, s, at.expert, g, block.y());
+    weights.scales.load(block, s, at.expert, g, at.j);
     if constexpr (units() != 1) block.map([](auto x) { return x * (1.0f / float(units())); }, s, s);
   }
   // What an integer operand's codes were multiplied with (e2m1: 2): taken out of the scale.
@@ -288,18 +305,18 @@ private:
   }
   template <class Block, class Out, class S> SMALTI_HD void minimum_of(Block& block, Out& low, const S& s, const weights_type& weights, const row_tile& at, int g) const {
     if constexpr (std::is_same_v<S, Out>) {
-      weights.scales.load_minimum(block, low, s, at.expert, g, block.y());
+      weights.scales.load_minimum(block, low, s, at.expert, g, at.j);
     } else {
       Out scale;
-      if constexpr (weights_type::scale_type::has_zero) weights.scales.load(block, scale, at.expert, g, block.y());
-      weights.scales.load_minimum(block, low, scale, at.expert, g, block.y());
+      if constexpr (weights_type::scale_type::has_zero) weights.scales.load(block, scale, at.expert, g, at.j);
+      weights.scales.load_minimum(block, low, scale, at.expert, g, at.j);
     }
   }
   // Constant: one row of factors serves every group.
   template <bool Constant = false, class Block, class Out, class V> SMALTI_HD void load_activation_factor(Block& block, Out& s, const V& v, const row_tile& at, int group) const {
     constexpr bool repeated = Constant && groups > 1;
     const view<const float, 1> mine{rows_type::grouped ? v.data + at.row : v.data, repeated ? 0x7fffffff : v.rows, rows_type::grouped ? at.rows : v.cols, repeated ? 0 : v.stride};
-    const int i = rows_type::grouped ? 0 : block.x(), g = Constant && !repeated ? 0 : group;
+    const int i = rows_type::grouped ? 0 : at.i, g = Constant && !repeated ? 0 : group;
     if constexpr (left_weights) block.load(s, mine, g, i);
     else block.load(s, transposed(mine), i, g);
   }
@@ -311,12 +328,12 @@ private:
   template <class Block, class Operand, class Source> SMALTI_HD void load_rows(Block& block, Operand& v, const row_tile& at, const Source& source, int t) const {
     if constexpr (!std::is_same_v<Source, unit_factor>) block.load_rows(v, a.x, source, t);
     else if constexpr (rows_type::grouped) block.load(v, band_of(a.x, at), 0, t);
-    else block.load(v, a.x, block.x(), t);
+    else block.load(v, a.x, at.i, t);
   }
   template <class Block, class Operand, class Source> SMALTI_HD void load_columns(Block& block, Operand& v, const row_tile& at, const Source& source, int t) const {
     if constexpr (!std::is_same_v<Source, unit_factor>) block.load_rows(v, transposed(a.x), source, t);
     else if constexpr (rows_type::grouped) block.load(v, transposed(band_of(a.x, at)), t, 0);
-    else block.load(v, transposed(a.x), t, block.x());
+    else block.load(v, transposed(a.x), t, at.i);
   }
 
   // ---- after the loop: scales that do not vary along k, the epilogue, the store
@@ -350,16 +367,16 @@ private:
     } else {
       tile<Block, float, rows, cols> out;
       if constexpr (as_it_is) {
-        apply_epilogue<left_weights>(block, out, acc, a.epilogue, at.row, block.y() * n);
+        apply_epilogue<left_weights>(block, out, acc, a.epilogue, at.row, at.j * n);
       } else {
         late(block, out, acc, a.weights, at);
-        if constexpr (!plain) apply_epilogue<left_weights>(block, out, out, a.epilogue, at.row, block.y() * n);
+        if constexpr (!plain) apply_epilogue<left_weights>(block, out, out, a.epilogue, at.row, at.j * n);
       }
       store(block, out, at);
     }
   }
   template <class Block, class Tile> SMALTI_HD void store(Block& block, const Tile& t, const row_tile& at) const {
-    const int j = block.y();
+    const int j = at.j;
     if constexpr (rows_type::scatters) {
       column<Block, int, m> target;
       block.load(target, view<const int, 1>{a.rows.target.data + at.row, at.rows, 1, 1}, 0, 0);
@@ -370,8 +387,8 @@ private:
       if constexpr (left_weights) block.store(transposed(band_of(a.y, at)), j, 0, t);
       else block.store(band_of(a.y, at), 0, j, t);
     } else {
-      if constexpr (left_weights) block.store(transposed(a.y), j, block.x(), t);
-      else block.store(a.y, block.x(), j, t);
+      if constexpr (left_weights) block.store(transposed(a.y), j, at.i, t);
+      else block.store(a.y, at.i, j, t);
     }
   }
 };

@@ -12,7 +12,7 @@
 namespace smalti::inline SMALTI_CODE::gemm {
 
 //! What a block works on: rows [row, row + rows) of the result, with the weights of `expert`; no rows, no work.
-struct row_tile { int expert, row, rows; };
+struct row_tile { int expert, row, rows, i = 0, j = 0; };
 
 //! One weight for all rows.
 struct one_matrix {

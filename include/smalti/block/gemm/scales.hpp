@@ -39,13 +39,17 @@ template <class Block, class T, class Out> struct like {
 
 //! The scales of a weight as they lie in memory: matrices K / group_k x N / group_n, rows contiguous along n, with the bases,
 //! strides and widths that views promise (their columns are padded, with zeros).
-template <class Scales> struct scale_arrays {
+//! @tparam Panel  above 1: where there is one for each output, `scale`, `minimum` and `zero` lie in panels of so many columns, one
+//!                after another, each K / group_k x Panel: memory is then read in order beside the codes of a panel. Their views
+//!                have the extents of the matrix and the stride Panel; a tile's columns are those of a panel
+template <class Scales, int Panel = 1> struct scale_arrays {
   using policy_type = Scales;
   using second = typename Scales::second;
   using stored = typename detail::stored_as<typename Scales::element>::type;
   static constexpr bool has_zero = Scales::zero == policy::zero_point::integer, has_minimum = Scales::zero == policy::zero_point::floating;
   static constexpr bool has_super = requires { second::sign; }, double_quantized = requires { second::block; };
   static constexpr bool has_number = std::is_same_v<second, policy::tensor_multiplier> || std::is_same_v<second, policy::tensor_divisor>;
+  static constexpr int panel = Scales::group_n == 1 ? Panel : 1;
   static constexpr int outer_group = has_super ? second::groups : 1;
   template <class S> struct outer_of { using type = float; };
   template <class E, int G, int Sign> struct outer_of<policy::super<E, G, Sign>> { using type = E; };
@@ -66,7 +70,7 @@ template <class Scales> struct scale_arrays {
       constexpr bool turned = Out::cols == 1;
       constexpr int n = turned ? Out::rows : Out::cols, high = turned ? 1 : Out::rows;
       typename detail::like<Block, int, Out>::type codes;
-      load_stored(block, codes, scale, e, g, j);
+      load_stored<(panel > 1)>(block, codes, scale, e, g, j);
       const float mean = block.number(tensor, e);
       // counted in the flattened order of the weight: the scales of one output follow each other
       const auto mine = of_expert(blocks, e);
@@ -111,10 +115,16 @@ private:
     else return r + first;
   }
   // Stored numbers as they are: floats, or ints where they are bytes.
-  template <class Block, class Out, class V> static SMALTI_HD void load_stored(Block& block, Out& out, const V& v, int e, int g, int j) {
+  template <bool Panelled, class Block, class Out, class V> static SMALTI_HD void load_stored(Block& block, Out& out, const V& v, int e, int g, int j) {
     constexpr bool turned = Out::cols == 1;
     const auto mine = of_expert(v, e);
-    if constexpr (Scales::group_n != 1) {      // one number for many outputs: looked up
+    if constexpr (Panelled) {
+      static_assert(turned || Out::cols == panel, "smalti: scales in panels are read by tiles of as many columns");
+      using plain = std::remove_const_t<decltype(mine)>;
+      const plain here{v.data + static_cast<long long>(e * (v.cols / panel) + j) * v.rows * panel, v.rows, panel, panel};
+      if constexpr (turned) block.load(out, transposed(here), 0, g);
+      else block.load(out, here, g, 0);
+    } else if constexpr (Scales::group_n != 1) {      // one number for many outputs: looked up
       constexpr int n = turned ? Out::rows : Out::cols, high = turned ? 1 : Out::rows;
       block.map([=](auto r, auto c) {
         if constexpr (Scales::group_n == 0) return lookup(mine, group_at<turned>(r, g * high), c_or_r<turned>(r, c) * 0);
@@ -128,16 +138,16 @@ private:
     if constexpr (detail::is_bytes<element>) {
       using kind = std::conditional_t<std::is_same_v<typename Scales::element, e8m0>, e8m0, element>;
       typename detail::like<Block, int, Out>::type codes;
-      load_stored(block, codes, v, e, g, j);
+      load_stored<(panel > 1)>(block, codes, v, e, g, j);
       block.map([](auto code) { return policy::scale_value<kind>(code); }, out, codes);
     } else {
-      load_stored(block, out, v, e, g, j);
+      load_stored<(panel > 1)>(block, out, v, e, g, j);
     }
   }
   template <class Block, class Out, class V> static SMALTI_HD void multiply_by_outer(Block& block, Out& out, const V& v, int e, int g, int j) {
     if constexpr (Out::rows == 1 || Out::cols == 1) {
       Out super;
-      load_stored(block, super, v, e, g / outer_group, j);
+      load_stored<false>(block, super, v, e, g / outer_group, j);
       block.map([](auto s, auto o) { return s * o; }, out, out, super);
     } else {
       constexpr int high = Out::rows, wide = Out::cols;

@@ -3,6 +3,7 @@
 //   depth, tiles            codes along k of an operand, operands of a step; depth 0: the tuning says (a matrix as it is)
 //   scales, scale_in        scale_arrays, and where they enter
 //   loaded<Block, N>        what one step keeps; load(block, loaded, e, step, j)
+//   right_operand<Block, Operand, N, T>    its type as a right operand, which one product takes; not where depth is 0
 //   operand<T, Left>(block, operand, loaded, scales, zeros, e, t, j)    operand T of the step, which is operand t of all
 #pragma once
 #include <cstdint>
@@ -61,10 +62,11 @@ template <class Words, class Layout> struct loaded_words<Words, Layout, 3> {
 }  // namespace detail
 
 //! Codes in word planes, unpacked into operands.
-template <class Format, class Layout, policy::scale_in In> struct packed_weights {
+//! @tparam ScalePanel  columns of a panel of scales, or 1: see scale_arrays
+template <class Format, class Layout, policy::scale_in In, int ScalePanel = 1> struct packed_weights {
   using codec = typename Format::codec;
   using layout = Layout;
-  using scale_type = scale_arrays<typename Format::scales>;
+  using scale_type = scale_arrays<typename Format::scales, ScalePanel>;
   static_assert(Layout::bits == codec::bits, "smalti: a weight's layout has the bits of its codec");
   static constexpr policy::scale_in scale_in = In;
   static constexpr int depth = Layout::depth, tiles = Layout::lane / Layout::narrowest, group = Format::scales::group_k;
@@ -73,6 +75,10 @@ template <class Format, class Layout, policy::scale_in In> struct packed_weights
   scale_type scales;
 
   template <class Block, int N> using loaded = detail::loaded_words<words<Block, N, Layout::words>, Layout, Layout::parts>;
+  template <int T> static constexpr int place_of = mutant(defect::planes_reversed) ? tiles - 1 - T : T;
+  //! The right operand T of a step. With the scale in it, it is made at once; else when it is multiplied.
+  template <class Block, class Operand, int N, int T>
+  using right_operand = std::conditional_t<In == policy::scale_in::operand, right<Block, Operand, depth, N>, coded<Block, Operand, codec, depth, N, place_of<T>>>;
 
   template <class Block, class Loaded> SMALTI_HD void load(Block& block, Loaded& w, int e, int step, int j) const {
     load_part<0>(block, w.a, e, step, j);
@@ -82,7 +88,7 @@ template <class Format, class Layout, policy::scale_in In> struct packed_weights
   //! Scales and zeros are used where they enter the operand; unit_factor{} otherwise.
   template <int T, bool Left, class Block, class Operand, class Loaded, class Scales, class Zeros>
   SMALTI_HD void operand(Block& block, Operand& b, const Loaded& w, const Scales& s, const Zeros& z, int, int, int) const {
-    constexpr int t = mutant(defect::planes_reversed) ? tiles - 1 - T : T;
+    constexpr int t = place_of<T>;
     if constexpr (Layout::parts == 1) unpack<t>(block, b, s, z, detail::nth<Layout::word_tile(t, 0)>(w.a));
     else if constexpr (Layout::parts == 2) unpack<t>(block, b, s, z, detail::nth<Layout::word_tile(t, 0)>(w.a), detail::nth<Layout::word_tile(t, 1)>(w.b));
     else unpack<t>(block, b, s, z, detail::nth<Layout::word_tile(t, 0)>(w.a), detail::nth<Layout::word_tile(t, 1)>(w.b), detail::nth<Layout::word_tile(t, 2)>(w.c));

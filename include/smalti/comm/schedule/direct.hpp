@@ -13,6 +13,10 @@ namespace detail {
 inline void fold_here(int rank, int ranks, combine_order order, chunk_range chunks, action_list& out) {
   int top = first_scratch;   // the slot the next leaf goes to
   for (int i = 0; i < ranks; ++i) {
+    if (order == combine_order::rank_fold && rank == 0 && ranks > 1 && i < 2) {   // its own items stay where they are
+      if (i == 1) out.recv_combine(1, first_scratch, input_slot, chunks, content::input, side::here_first);
+      continue;
+    }
     if (order == combine_order::rank_fold && i > 0) {
       if (i == rank) out.combine(first_scratch, input_slot, chunks, side::here_first);
       else out.recv_combine(i, first_scratch, first_scratch, chunks, content::input, side::here_first);

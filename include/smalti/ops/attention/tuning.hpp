@@ -8,6 +8,21 @@
 #include <smalti/core/context.hpp>
 #include <smalti/core/float.hpp>
 
+// swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in tuning.json)
+// From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
+// agent                                        sm_80              sm_89              sm_90                 sm_100                    sm_120  tried
+// attention d 64, causal                       64x128             64x128             64x128                128x64 o2                 64x64   9
+// attention d 128, causal                      64x128             64x128             64x128                128x64 o2                 64x64   53
+// attention d 128, user mask                   64x128             64x128             64x128                128x64 o2                 64x64   12
+// attention d 128, fp8 keys                    64x128 stack 1520  64x128             64x128                128x64 o2                 64x64   12
+// attention d 128, ragged                      64x128             64x128             64x128                128x64 o2                 64x64   14
+// attention d 128, pages of 64                 64x128             64x128 stack 1208  64x128 no USETMAXREG  128x64 o2                 64x64   15
+// attention d 128, pages of 16                 64x128             64x128 stack 1208  64x128                128x64 o2                 64x64   11
+// attention d 256, causal                      32x32 o2           32x32 o2           64x64                 64x64 Segmentation fault  32x32   14
+// attention d 128, decode, split, pages of 16  16x64              16x64              16x64                 16x64                     16x64   5
+// attention latent (MLA) 576 and 512, decode   16x32              16x32              16x32                 16x32                     16x32   5
+// swept: end
+
 namespace smalti::inline SMALTI_CODE::attention {
 
 //! Decode: at most `decode_rows` query rows for each key head (heads of a group counted), memory bound. Few: at most
@@ -26,9 +41,14 @@ template <class T, int D, int ValueDim> struct default_tuning {
       return {.m = regime == attention_regime::few ? 8 : 16, .n = 256, .chunk = 0, .value = 0, .keys_left = true};
     }
     if (is_decode(regime)) return {.m = 16, .n = wide > 128 ? 32 : 64};
-    const bool large = t == target::sm90 || t == target::sm100;
-    if (wide > 128) return {.m = 64, .n = large ? 64 : 32};
-    return {.m = large ? 128 : 64, .n = 64};
+    // Swept by bench/tune_gpu.py, with masks, ragged batches, pages and fp8 keys: the largest shapes near the first choice that do
+    // not spill. Two blocks a processor on sm_100: with one the tile compiler of 13.5.37 crashes.
+    if (wide > 128) {
+      if (t == target::sm90 || t == target::sm100) return {.m = 64, .n = 64};
+      return {.m = 32, .n = 32, .occupancy = t == target::sm120 ? 1 : 2};
+    }
+    if (t == target::sm100) return {.m = 128, .n = 64, .occupancy = 2};
+    return {.m = 64, .n = t == target::sm120 ? 64 : 128};
   }
 };
 

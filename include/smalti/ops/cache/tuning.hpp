@@ -5,6 +5,14 @@
 #include <smalti/block/cache/move_rows.hpp>
 #include <smalti/core/context.hpp>
 
+// swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in tuning.json)
+// From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
+// agent              sm_80  sm_89  sm_90  sm_100  sm_120  tried
+// cache append       16x64  16x64  16x64  16x64   16x64   5
+// cache append, fp8  16x64  16x64  16x64  16x64   16x64   5
+// cache copy_pages   4x512  4x512  4x512  4x512   4x512   5
+// swept: end
+
 namespace smalti::inline SMALTI_CODE::cache {
 
 //! append: tokens by channels of one head.

@@ -20,8 +20,9 @@ template <class T> constexpr bool float_result = std::is_same_v<T, float> || std
                                                  std::is_same_v<T, fp8_e4m3> || std::is_same_v<T, fp8_e5m2>;
 
 template <class A, class B, class C, class Epilogue> consteval bool explain_types() {
-  static_assert(std::is_same_v<A, bf16> || std::is_same_v<A, fp16> || std::is_same_v<A, float> || std::is_same_v<A, std::int8_t>,
-                "smalti: a dense GEMM multiplies bf16, fp16, float or int8: convert A, or use gemm::weight_only for packed weights");
+  static_assert(std::is_same_v<A, bf16> || std::is_same_v<A, fp16> || std::is_same_v<A, float> || std::is_same_v<A, std::int8_t> ||
+                    std::is_same_v<A, fp8_e4m3> || std::is_same_v<A, fp8_e5m2>,
+                "smalti: a dense GEMM multiplies bf16, fp16, float, int8, fp8_e4m3 or fp8_e5m2: convert A, or use gemm::weight_only for packed weights");
   static_assert(std::is_same_v<A, B>, "smalti: A and B of a dense GEMM have one element type: convert one of them");
   static_assert(float_result<C> || std::is_same_v<C, int>, "smalti: C of a dense GEMM is float, bf16, fp16, fp8_e4m3, fp8_e5m2, or int for int8 operands");
   static_assert(!std::is_same_v<C, int> || (std::is_same_v<A, std::int8_t> && std::is_same_v<Epilogue, policy::chain<>>),
@@ -76,12 +77,17 @@ template <class Args> constexpr bool out_of_reach(const Args& x) {
          detail::far_away(x.c, x.batch.count, x.batch.c);
 }
 
-template <b_order Order, bool Pairs, class Args> status check_dense(const Args& x) {
+//! M, N of the operands as the options say they lie, and K of A.
+template <class Options, class Args> constexpr int rows_of_a(const Args& x) { return Options::a == a_order::m_by_k ? x.a.rows : x.a.cols; }
+template <class Options, class Args> constexpr int depth_of_a(const Args& x) { return Options::a == a_order::m_by_k ? x.a.cols : x.a.rows; }
+
+template <class Options, bool Pairs, class Args> status check_dense(const Args& x) {
+  constexpr bool a_by_rows = Options::a == a_order::m_by_k, b_by_rows = Options::b == b_order::n_by_k;
   const int count = x.batch.count;
   if (count < 0 && !mutant(defect::negative_count_accepted)) return {errc::bad_value, "batch.count must not be negative", count, 0};
   if (const status bad = detail::check_matrix(x.a, count, x.batch.a, "a is null", "a: extents must not be negative",
         "a: stride must be at least the columns", "a: the base must be a multiple of 16 bytes, or use options::any_width",
-        "a: stride must be a multiple of 16 bytes, or use options::any_width", "a: columns (K) must be a multiple of 16 bytes, or use options::any_width",
+        "a: stride must be a multiple of 16 bytes, or use options::any_width", a_by_rows ? "a: columns (K) must be a multiple of 16 bytes, or use options::any_width" : "a: columns (M) must be a multiple of 16 bytes, or use options::any_width",
         "batch.a must be a multiple of 16 bytes (or use options::any_width), not negative and within the address space"); !bad) return bad;
   if (const status bad = detail::check_matrix(x.b, count, x.batch.b, "b is null", "b: extents must not be negative",
         "b: stride must be at least the columns", "b: the base must be a multiple of 16 bytes, or use options::any_width",
@@ -92,9 +98,10 @@ template <b_order Order, bool Pairs, class Args> status check_dense(const Args& 
         "c: stride must be a multiple of 16 bytes, or use options::any_width", "c: columns (N) must be a multiple of 16 bytes, or use options::any_width",
         "batch.c must be a multiple of 16 bytes (or use options::any_width), not negative and within the address space"); !bad) return bad;
 
-  if (x.c.rows != x.a.rows && !mutant(defect::wrong_rows_accepted)) return {errc::bad_shape, "c needs as many rows as a (M)", x.c.rows, x.a.rows};
-  const int depth = Order == b_order::n_by_k ? x.b.cols : x.b.rows, width = Order == b_order::n_by_k ? x.b.rows : x.b.cols;
-  if (depth != x.a.cols && !mutant(defect::wrong_depth_accepted)) return {errc::bad_shape, "b must have a's K: columns of b as N x K, rows of b as K x N", depth, x.a.cols};
+  const int m = rows_of_a<Options>(x), k = depth_of_a<Options>(x);
+  if (x.c.rows != m && !mutant(defect::wrong_rows_accepted)) return {errc::bad_shape, a_by_rows ? "c needs as many rows as a (M)" : "c needs as many rows as a, which is K x M, has columns", x.c.rows, m};
+  const int depth = b_by_rows ? x.b.cols : x.b.rows, width = b_by_rows ? x.b.rows : x.b.cols;
+  if (depth != k && !mutant(defect::wrong_depth_accepted)) return {errc::bad_shape, "b must have a's K: columns of b as N x K, rows of b as K x N", depth, k};
   if (Pairs && width != 2ll * x.c.cols && !mutant(defect::wrong_pairs_accepted)) return {errc::bad_shape, "a gated epilogue needs b with twice the columns of c: the gate's first, then the others", width, 2ll * x.c.cols};
   if (!Pairs && width != x.c.cols && !mutant(defect::wrong_width_accepted)) return {errc::bad_shape, "c needs as many columns as b has outputs (N)", x.c.cols, width};
   if (count > 1 && x.batch.c < static_cast<long long>(x.c.rows - 1) * x.c.stride + x.c.cols && x.c.rows > 0 && x.c.cols > 0 && !mutant(defect::overlapping_batch_accepted))

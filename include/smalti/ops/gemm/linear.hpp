@@ -43,7 +43,7 @@ template <class Format, class X, policy::scale_in In> struct upcast_kind {
   using x = X;
   using operand = X;
   using weight = packed_weight<Format, X>;
-  using source = packed_weights<packed_format<Format>, typename weight::layout, In>;
+  using source = packed_weights<packed_format<Format>, typename weight::layout, In, weight::scale_panel>;
   static constexpr bool sums = source::scale_type::has_minimum || (source::scale_type::has_zero && In != policy::scale_in::operand);
   static constexpr bool own_sums = sums, given_scales = false, given_sums = false, has_order = true;
   using factors = activation_factors<-1, sums>;
@@ -58,7 +58,7 @@ template <class Tokens, class Format> struct integer_kind {
   using x = std::int8_t;
   using operand = std::int8_t;
   using weight = packed_weight<Format, std::int8_t>;
-  using source = packed_weights<packed_format<Format>, typename weight::layout, policy::scale_in::accumulator>;
+  using source = packed_weights<packed_format<Format>, typename weight::layout, policy::scale_in::accumulator, weight::scale_panel>;
   static constexpr bool sums = source::scale_type::has_minimum || source::scale_type::has_zero;
   static constexpr bool own_sums = false, given_scales = true, given_sums = sums, has_order = true;
   using factors = activation_factors<Tokens::group, sums>;

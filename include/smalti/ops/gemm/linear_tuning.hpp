@@ -11,6 +11,20 @@
 #include <smalti/core/context.hpp>
 #include <smalti/ops/gemm/tuning.hpp>
 
+// swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in linear_tuning.json)
+// From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
+// agent                              sm_80      sm_89      sm_90       sm_100      sm_120              tried
+// w4a16, decode                      16x128x64  16x128x64  16x128x64   16x128x64   16x128x64           5
+// w4a16                              64x64x64   64x64x64   64x128x64   64x128x64   64x64x64            5
+// w4a16, groups of rows              64x64x64   64x64x64   64x128x64   64x128x64   64x64x64            5
+// w4a16, groups, gather and scatter  64x64x64   64x64x64   64x128x64   64x128x64   64x64x64 stack 32   5
+// q4_k, decode                       16x64x64   16x64x64   16x64x64    16x64x64    16x64x64 stack 112  10
+// mxfp4                              32x64x64   32x64x64   64x64x64    64x64x64    64x64x64            7
+// w4a8                               32x64x128  32x64x128  64x64x128   64x64x128   64x64x128           7
+// w8a8                               64x64x128  64x64x128  64x128x128  64x128x128  64x64x128           5
+// fp8 in blocks                      32x64x128  32x64x128  64x64x128   64x64x128   64x64x128           7
+// swept: end
+
 namespace smalti::inline SMALTI_CODE::gemm {
 
 //! Rows up to which a product counts as `few`: one tile of rows still holds them all on a GPU.
@@ -20,15 +34,17 @@ constexpr int few_linear_rows = 64;
 //! unit and the rows are its narrow side; up to 16 rows they are the right one. Shapes are those that compile without a spill;
 //! not timed on a GPU yet. On the host 64 outputs are a packed panel; more rows share the unpacking of each.
 //! @tparam Chunk  k of a part sum, 0 where there is none. A group of one operand (MXFP4, NVFP4, GGUF) holds part and whole
-//!                sums at once for each operand, and so do 8-bit operands: half the rows on sm_80 and sm_89, where 64 x 64 spills
+//!                sums at once for each operand, and so do 8-bit operands: 64 columns, and half the rows on sm_80 and sm_89, where 64 x 64 spills
 template <class Operand, bool Pairs = false, int Chunk = 0> struct default_linear_tuning {
   SMALTI_HD constexpr linear_tuning operator()(target t, gemm_regime regime) const {
     constexpr int k = 128 / int(sizeof(Operand));          // of weights that are not packed: 128 bytes
-    if (t == target::host) return {.m = regime == gemm_regime::decode ? 16 : regime == gemm_regime::few ? 64 : 192, .n = 64, .k = 256};
-    if (regime == gemm_regime::decode) return {.m = 16, .n = Pairs ? 64 : 128, .k = k};
-    if ((t == target::sm80 || t == target::sm89) && Chunk > 0 && (Chunk <= 32 || sizeof(Operand) == 1)) return {.m = 32, .n = 64, .k = k, .weights_left = true};
+    // Rows of tiles are made together as far as their activations fit the second-level cache (4096 columns: 1 MiB).
+    if (t == target::host) return {.m = regime == gemm_regime::decode ? 16 : regime == gemm_regime::few ? 64 : 128, .n = 64, .k = 256, .group = sizeof(Operand) == 1 ? 2 : 1};
+    constexpr bool twice = Chunk > 0 && (Chunk <= 32 || sizeof(Operand) == 1);   // part and whole sums at once
+    if (regime == gemm_regime::decode) return {.m = 16, .n = Pairs || twice ? 64 : 128, .k = k};
+    if ((t == target::sm80 || t == target::sm89) && twice) return {.m = 32, .n = 64, .k = k, .weights_left = true};
     if (t == target::sm80 || t == target::sm89 || t == target::sm120) return {.m = 64, .n = 64, .k = k, .weights_left = true};
-    return {.m = 64, .n = Pairs ? 64 : 128, .k = k, .weights_left = true};
+    return {.m = 64, .n = Pairs || twice ? 64 : 128, .k = k, .weights_left = true};
   }
 };
 

@@ -43,11 +43,12 @@ template <class T> T stored_scale(const weight_source& s, const float* level, co
   }
 }
 
-// Row g of `to` gets entry (j, g) of groups for every output j; columns behind the last are zero.
-template <class T, class Get> void fill_groups(const view<const T>& to, int expert, int groups, int outputs, Get get) {
-  T* const first = const_cast<T*>(to.data) + static_cast<long long>(expert) * to.rows * to.stride;
+// Row g of `to` gets entry (j, g) of groups for every output j; columns behind the last are zero. Panel: as scale_arrays has it.
+template <int Panel, class T, class Get> void fill_groups(const view<const T>& to, int expert, int groups, int outputs, Get get) {
+  T* const first = const_cast<T*>(to.data) + static_cast<long long>(expert) * to.rows * to.cols;
   for (int g = 0; g < to.rows; ++g)
-    for (int j = 0; j < to.cols; ++j) first[static_cast<long long>(g) * to.stride + j] = g < groups && j < outputs ? get(static_cast<long long>(j) * groups + g) : T{};
+    for (int j = 0; j < to.cols; ++j)
+      first[Panel > 1 ? (static_cast<long long>(j / Panel) * to.rows + g) * Panel + j % Panel : static_cast<long long>(g) * to.stride + j] = g < groups && j < outputs ? get(static_cast<long long>(j) * groups + g) : T{};
 }
 
 }  // namespace detail
@@ -129,16 +130,16 @@ template <class Weight> status pack(const Weight& w, const weight_source& s, int
     return x;
   };
   using stored = typename arrays::stored;
-  detail::fill_groups(w.scales.scale, expert, groups, outputs, [&](long long at) { return checked(detail::stored_scale<stored>(s, s.scale, s.scale_code, at)); });
+  detail::fill_groups<arrays::panel>(w.scales.scale, expert, groups, outputs, [&](long long at) { return checked(detail::stored_scale<stored>(s, s.scale, s.scale_code, at)); });
   if constexpr (arrays::has_minimum)
-    detail::fill_groups(w.scales.minimum, expert, groups, outputs, [&](long long at) { return checked(detail::stored_scale<stored>(s, s.minimum, s.minimum_code, at)); });
-  if constexpr (arrays::has_zero) detail::fill_groups(w.scales.zero, expert, groups, outputs, [&](long long at) { return s.zero[at]; });
+    detail::fill_groups<arrays::panel>(w.scales.minimum, expert, groups, outputs, [&](long long at) { return checked(detail::stored_scale<stored>(s, s.minimum, s.minimum_code, at)); });
+  if constexpr (arrays::has_zero) detail::fill_groups<arrays::panel>(w.scales.zero, expert, groups, outputs, [&](long long at) { return s.zero[at]; });
   if constexpr (arrays::has_super) {
     using outer = typename arrays::outer_element;
     const int supers = scales::outer_rows(s.k);
-    detail::fill_groups(w.scales.outer, expert, supers, outputs, [&](long long at) { return checked(detail::stored_scale<outer>(s, s.outer, nullptr, at)); });
+    detail::fill_groups<1>(w.scales.outer, expert, supers, outputs, [&](long long at) { return checked(detail::stored_scale<outer>(s, s.outer, nullptr, at)); });
     if constexpr (arrays::has_minimum)
-      detail::fill_groups(w.scales.outer_minimum, expert, supers, outputs, [&](long long at) { return checked(detail::stored_scale<outer>(s, s.outer_minimum, nullptr, at)); });
+      detail::fill_groups<1>(w.scales.outer_minimum, expert, supers, outputs, [&](long long at) { return checked(detail::stored_scale<outer>(s, s.outer_minimum, nullptr, at)); });
   }
   if constexpr (arrays::has_number) const_cast<float*>(w.scales.tensor)[expert] = *s.outer;
   if constexpr (arrays::double_quantized) {

@@ -51,7 +51,8 @@ struct packed_weight {
   using format = Format;
   using packed = packed_format<Format>;
   using layout = layout_of<Format, Operand, Family>;
-  using arrays = scale_arrays<typename packed::scales>;
+  static constexpr int scale_panel = layout::columns;
+  using arrays = scale_arrays<typename packed::scales, scale_panel>;
   static constexpr bool fills_groups = packed::scales::group_k != Format::scales::group_k;
 
   int n = 0, k = 0, experts = 1;
@@ -85,6 +86,11 @@ private:
       take_words<Part + 1>(c, w);
     }
   }
+  template <class T> static view<const T> take_scales(carver& c, int rows, int cols, int experts) {
+    view<const T> v = take_matrix<T>(c, rows, arrays::panel > 1 ? round_up(cols, arrays::panel) : cols, experts);
+    if constexpr (arrays::panel > 1) v.stride = arrays::panel;
+    return v;
+  }
   template <class T> static view<const T> take_matrix(carver& c, int rows, int cols, int experts) {
     const int wide = round_up(cols, step_of<T>);
     return {c.take<T>(std::size_t(experts) * rows * wide), rows, wide, wide};
@@ -101,9 +107,9 @@ auto packed_weight<Format, Operand, Family>::lay_out(std::byte* base, int n, int
   packed_weight w{.n = n, .k = k, .experts = experts, .packed_k = filled(k)};
   take_words<0>(c, w);
   const int rows = s::rows(w.packed_k), cols = s::cols(n);
-  w.scales.scale = take_matrix<typename arrays::stored>(c, rows, cols, experts);
-  if constexpr (arrays::has_minimum) w.scales.minimum = take_matrix<typename arrays::stored>(c, rows, cols, experts);
-  if constexpr (arrays::has_zero) w.scales.zero = take_matrix<std::uint8_t>(c, rows, cols, experts);
+  w.scales.scale = take_scales<typename arrays::stored>(c, rows, cols, experts);
+  if constexpr (arrays::has_minimum) w.scales.minimum = take_scales<typename arrays::stored>(c, rows, cols, experts);
+  if constexpr (arrays::has_zero) w.scales.zero = take_scales<std::uint8_t>(c, rows, cols, experts);
   if constexpr (arrays::has_super) w.scales.outer = take_matrix<typename arrays::outer_element>(c, s::outer_rows(w.packed_k), cols, experts);
   if constexpr (arrays::has_super && arrays::has_minimum) w.scales.outer_minimum = take_matrix<typename arrays::outer_element>(c, s::outer_rows(w.packed_k), cols, experts);
   if constexpr (arrays::has_number || arrays::double_quantized) w.scales.tensor = c.take<float>(std::size_t(experts));

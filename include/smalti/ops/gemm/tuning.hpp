@@ -8,6 +8,23 @@
 #include <smalti/block/gemm/dense.hpp>
 #include <smalti/core/context.hpp>
 
+// swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in tuning.json)
+// From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
+// agent                   sm_80         sm_89         sm_90         sm_100        sm_120        tried
+// dense bf16              64x128x64     64x128x64     128x128x64    128x128x64    64x128x64     10
+// dense bf16, A as K x M  64x128x64     64x128x64     128x128x64    128x128x64    64x128x64     10
+// dense bf16, reductions  64x128x64     64x128x64     128x64x64     128x128x64    64x128x64     11
+// dense bf16, persistent  64x128x64     64x128x64     128x128x64    128x128x64    64x128x64     10
+// dense bf16, decode      16x64x128 o2  16x64x128 o2  16x64x128 o2  16x64x128 o2  16x64x128 o2  10
+// dense f32               64x128x32     64x128x32     128x128x32    128x128x32    64x128x32     10
+// dense f32, A as K x M   64x128x32     64x128x32     128x128x32    128x128x32    64x128x32     10
+// dense f32 as tf32x3     64x64x32      64x64x32      128x64x32     128x128x32    64x128x32     8
+// dense int8              64x128x128    64x128x128    128x128x128   128x128x128   64x128x128    5
+// dense int8, A as K x M  64x128x128    64x128x128    128x128x128   128x128x128   64x128x128    5
+// dense fp8               64x128x128    64x128x128    64x128x128    128x128x128   64x128x128    6
+// dense fp8, A as K x M   64x128x128    64x128x128    64x128x128    128x128x128   64x128x128    6
+// swept: end
+
 namespace smalti::inline SMALTI_CODE::gemm {
 
 //! Decode: at most `decode_rows` rows of A, memory bound. Few: at most `few_rows`, on the host only, where packing B would

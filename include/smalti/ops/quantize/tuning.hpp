@@ -1,8 +1,18 @@
-// Tile shapes of the quantizing agents. No GPU has run them yet; the host's were chosen on a Xeon with AVX-512.
+// Tile shapes of the quantizing agents, chosen by what a cache or a block's registers hold; neither the host's nor a GPU's were swept.
 #pragma once
 #include <smalti/block/quantize/hadamard.hpp>
 #include <smalti/block/quantize/tokens.hpp>
 #include <smalti/core/context.hpp>
+
+// swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in tuning.json)
+// From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
+// agent                  sm_80     sm_89     sm_90     sm_100    sm_120    tried
+// quantize int8, by row  4x1024x1  4x1024x1  4x1024x1  4x1024x1  4x1024x1  5
+// quantize fp8, by 128   16x128x1  16x128x1  16x128x1  16x128x1  16x128x1  5
+// quantize mxfp8         16x32x4   16x32x4   16x32x4   16x32x4   16x32x4   5
+// hadamard 64            64        64        64        64        64        5
+// hadamard 256           64        64        64        64        64        5
+// swept: end
 
 namespace smalti::inline SMALTI_CODE::quantize {
 

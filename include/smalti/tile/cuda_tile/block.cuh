@@ -4,6 +4,7 @@
 #pragma once
 #include <smalti/core/view.hpp>
 #include <smalti/policy/codecs/integer.hpp>
+#include <smalti/policy/tf32_parts.hpp>
 #include <smalti/policy/word_planes.hpp>
 #include <smalti/tile/cuda_tile/values.cuh>
 #include <smalti/tile/vocabulary.hpp>
@@ -103,6 +104,7 @@ struct block {
   template <class T, int R, int K> using left = left_tile<T, R, K>;
   template <class T, int K, int N> using right = register_tile<T, K, N>;
   template <int N, int Words> using words = packed_words<N, Words>;
+  template <class T, class Codec, int K, int N, int Tile> using coded = right<T, K, N>;
   template <int R, int G> using factors = register_tile<float, R, G>;
 
   SMALTI_VERB SMALTI_HD static int x() { return ct::bid().x; }
@@ -244,9 +246,24 @@ struct block {
     fill(acc, 0);
     product(acc, a, b);
   }
+  SMALTI_VERB template <class Tile> SMALTI_HD static void begin(Tile& acc, bool) { fill(acc, 0); }
+  SMALTI_VERB template <class Acc, class Left, class Right> SMALTI_HD static void product(Acc& acc, const Left& a, const Right& b, bool) { product(acc, a, b); }
   SMALTI_VERB template <class Left, class Tile> SMALTI_HD static void as_left(Left& a, const Tile& t) {
     a.v = detail::hold<typename Left::element>(t.v);
   }
+  SMALTI_VERB template <class Operand, class Whole> SMALTI_HD static void split(Operand& high, Operand& low, const Whole& x) {
+    map(policy::tf32_high{}, high, x);
+    map(policy::tf32_low{}, low, x);
+  }
+  SMALTI_VERB template <class F, class Left, class... In> SMALTI_HD static void map_left(const F& f, Left& a, const In&... in) {
+    a.v = detail::hold<typename Left::element>(spread_result<Left>(f(argument<Left>(in)...)));
+  }
+  SMALTI_VERB template <class F, class Left, class Column, class... In> SMALTI_HD static void map_left_sum(const F& f, Left& a, Column& sums, const In&... in) {
+    const auto values = spread_result<Left>(f(argument<Left>(in)...));
+    sums.v = ct::sum(values, ct::integral_constant<1>{});
+    a.v = detail::hold<typename Left::element>(values);
+  }
+  SMALTI_VERB template <class Tile, class Column> SMALTI_HD static void scale_rows(Tile& t, const Column& by) { t.v = t.v * by.v; }
   // A scaled product has one group of k here: a product of its own, and one multiply-add a result. As parts of wider
   // products the compiler would keep the integer and the float sums in registers together.
   SMALTI_VERB template <class Acc, class Left, class Right, class LeftFactors, class RightFactors, class Sums = unit_factor, class Minima = unit_factor>
@@ -305,6 +322,8 @@ struct block {
   }
 
  private:
+  // What a map's function gave, as floats of the operand's shape.
+  SMALTI_VERB template <class Out, class Result> SMALTI_HD static auto spread_result(const Result& result) { return detail::spread<float, typename Out::shape>(result.v); }
   // A part times the factors of its rows (Axis 0) or columns (1), or as it is.
   SMALTI_VERB template <int Axis, class Tile, class Factors> SMALTI_HD static auto scaled_by(Tile part, const Factors& f) {
     if constexpr (std::is_same_v<Factors, unit_factor>) {

@@ -265,6 +265,7 @@ SMALTI_VERB template <class Mask, class A, class B> SMALTI_HD auto where(value<M
 SMALTI_VERB template <class Tile> SMALTI_HD auto exp2(value<Tile> x) {
   return detail::wrap(ct::exp2(x.v, ct::round_subnormals_to_zero_t{}));
 }
+SMALTI_VERB template <class Tile> SMALTI_HD auto exp2_rough(value<Tile> x) { return exp2(x); }
 //! log2(x) within 1 unit in the last place; -infinity for 0, NaN below.
 SMALTI_VERB template <class Tile> SMALTI_HD auto log2(value<Tile> x) { return detail::wrap(ct::log2(x.v)); }
 //! Exact to the last bit, a subroutine.

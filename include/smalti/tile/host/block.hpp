@@ -3,6 +3,8 @@
 #include <atomic>
 #include <limits>
 #include <type_traits>
+#include <smalti/policy/tf32_parts.hpp>
+#include <smalti/tile/host/coded_dot.hpp>
 #include <smalti/tile/host/dot.hpp>
 #include <smalti/tile/host/fill.hpp>
 #include <smalti/tile/host/math.hpp>
@@ -59,9 +61,12 @@ struct block {
   template <class T, int K, int N> using right = right_panel<T, K, N>;
   template <int N, int Words> using words = packed_words<N, Words>;
   template <int R, int G> using factors = factor_array<R, G>;
+  template <class T, class Codec, int K, int N, int Tile> using coded = coded_panel<T, Codec, K, N, Tile>;
 
   int index[3];
   panel_store* store_of_panels = nullptr;
+  panel_store* store_of_turned = nullptr;          // left operands that had to be turned, apart: they are wanted in another order
+  tile_registers registers = {};
 
   int x() const { return index[0]; }
   int y() const { return index[1]; }
@@ -83,13 +88,15 @@ struct block {
     fill_left(t, inside(m.cols, std::int64_t(j) * K, K), [&](int r) { return address(m, std::int64_t(i) * R + r, std::int64_t(j) * K); });
   }
   template <class T, int R, int K, class S, int Step>
-  static void load(left_panel<T, R, K>& t, const transposed_view<view<S, Step>>& m, int i, int j) {   // element by element: no agent's hot path
-    t.data = &t.own[0][0], t.stride = K, t.live = inside(m.of.cols, std::int64_t(i) * R, R), t.depth = K;
-    for (int r = 0; r < R; ++r)
-      for (int k = 0; k < K; ++k) {
-        const auto* p = address(m.of, std::int64_t(j) * K + k, std::int64_t(i) * R + r);
-        fetch(&t.own[r][k], p, p ? 1 : 0, 1);
-      }
+  void load(left_panel<T, R, K>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
+    using panel = left_panel<T, R, K>;
+    t.drop();
+    t.data = &t.own[0][0], t.stride = K, t.live = inside(m.of.cols, std::int64_t(i) * R, R), t.depth = inside(m.of.rows, std::int64_t(j) * K, K);
+    const auto pack = [&](auto& out) {
+      fill_left_transposed<panel>(out, t.live, t.depth, [&](int k) { return address(m.of, std::int64_t(j) * K + k, std::int64_t(i) * R); });
+    };
+    if (keep(store_of_turned, t, m.of, i, j, 2, pack)) t.stride = panel::line;
+    else pack(t.own);
   }
   template <class T, int K, int N, class S, int Step> void load(right_panel<T, K, N>& t, const view<S, Step>& m, int i, int j) {
     using panel = right_panel<T, K, N>;
@@ -98,7 +105,7 @@ struct block {
     const auto pack = [&](typename panel::array& out) {
       fill_right<panel>(out, depth, valid, [&](int r) { return address(m, std::int64_t(i) * K + r, std::int64_t(j) * N); });
     };
-    if (!keep(t, m, i, j, 0, pack)) pack(t.own);
+    if (!keep(store_of_panels, t, m, i, j, 0, pack)) pack(t.own);
     t.live = valid, t.depth = depth;
   }
   template <class T, int K, int N, class S, int Step>
@@ -109,7 +116,7 @@ struct block {
     const auto pack = [&](typename panel::array& out) {
       fill_right_transposed<panel>(out, valid, depth, [&](int n) { return address(m.of, std::int64_t(j) * N + n, std::int64_t(i) * K); });
     };
-    if (!keep(t, m.of, i, j, 1, pack)) pack(t.own);
+    if (!keep(store_of_panels, t, m.of, i, j, 1, pack)) pack(t.own);
     t.live = valid, t.depth = depth;
   }
   template <class T, int R, int K, class S, int Step, class Rows>
@@ -160,12 +167,11 @@ struct block {
       fill_row(t.v[r], address(m, rows.v[r] + (mutant(defect::gather_one_row_late) ? 1 : 0), std::int64_t(j) * C), inside(m.cols, std::int64_t(j) * C, C), C);
   }
   template <int R, int G, class S, int Step> static void load(factor_array<R, G>& t, const view<S, Step>& m, int i, int j) {
-    for (int r = 0; r < R; ++r)
-      for (int g = 0; g < G; ++g) t.v[r][g] = element<float>(address(m, std::int64_t(i) * R + r, std::int64_t(j) * G + g));
+    for (int g = 0; g < G; ++g)
+      for (int r = 0; r < t.padded; ++r) t.v[g][r] = r < R ? element<float>(address(m, std::int64_t(i) * R + r, std::int64_t(j) * G + g)) : 0.0f;
   }
   template <int R, int G, class S, int Step> static void load(factor_array<R, G>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
-    for (int r = 0; r < R; ++r)
-      for (int g = 0; g < G; ++g) t.v[r][g] = element<float>(address(m.of, std::int64_t(j) * G + g, std::int64_t(i) * R + r));
+    for (int g = 0; g < G; ++g) fill_row(t.v[g], address(m.of, std::int64_t(j) * G + g, std::int64_t(i) * R), inside(m.of.cols, std::int64_t(i) * R, R), t.padded);
   }
   template <class T> static T number(const T* memory, int i) { return memory[i]; }
   template <class Tile, class S, int Step> void load(Tile& t, const stack<S, Step>& m, int n, int i, int j) { load(t, m[n], i, j); }
@@ -258,31 +264,33 @@ struct block {
     for (std::size_t i = 0; i < sizeof(t.v) / sizeof(value) / (mutant(defect::fill_stops_halfway) ? 2 : 1); i += lane_count) write(p + i, pack);
   }
   template <class Acc, int R, int N, int K, class T, class U>
-  static void product(array_tile<Acc, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b) {
+  void product(array_tile<Acc, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b) {
     static_assert(std::is_same_v<typename left_panel<T, R, K>::storage, typename right_panel<U, K, N>::storage>,
                   "smalti: both operands of a product are bf16-like, or both float-like, or both 8-bit integers");
     static_assert(std::is_same_v<Acc, std::conditional_t<std::is_same_v<T, std::int8_t>, int, float>>,
                   "smalti: 8-bit integers are summed in int, everything else in float");
+    registers.forget();
     if (mutant(defect::product_starts_anew)) fill(acc, Acc{});
     const std::int64_t stride = mutant(defect::product_ignores_stride) ? K : a.stride;
     using panel = right_panel<U, K, N>;
     const int depth = a.depth < b.depth ? a.depth : b.depth, columns = round_up(b.live, lane_count);
     const int words = mutant(defect::product_loses_odd_k) ? depth / panel::per_word : ceil_div(depth, panel::per_word);
-    for (int n = 0; n < columns; n += panel::strip)
+    if constexpr (panel::in_tiles) dot_strips<false>(&acc.v[0][0], N, a.data, stride, b.data, std::int64_t(K) * panel::strip, a.live, columns, words * panel::per_word);
+    else if constexpr (std::is_same_v<T, std::int8_t>)
+      dot(&acc.v[0][0], N, a.data, stride, b.data, panel::strip, a.live, columns, words * 4, nullptr, panel::strip == N ? 0 : K * panel::strip);
+    else for (int n = 0; n < columns; n += panel::strip)
       dot(&acc.v[0][n], N, a.data, stride, b.data + std::int64_t(n) * K, panel::strip, a.live,
           columns - n < panel::strip ? columns - n : panel::strip, words * panel::per_word);
   }
   // Groups of k, each with its scales: integers in one fused kernel, everything else group by group.
   template <int R, int N, int K, class T, class U, class Left, class Right, class Sums = unit_factor, class Minima = unit_factor>
-  static void product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b, const Left& left, const Right& right, const Sums& sums = {},
+  void product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b, const Left& left, const Right& right, const Sums& sums = {},
                       const Minima& minima = {}) {
     using panel = right_panel<U, K, N>;
     constexpr int groups = most(most(factor_groups<Left>(), factor_groups<Right>()), most(factor_groups<Sums>(), factor_groups<Minima>())), group = K / groups;
     static_assert(K % groups == 0 && group % 4 == 0, "smalti: a scaled product has groups of equal length, a multiple of 4");
-    product_factors f;
-    if constexpr (!std::is_same_v<Left, unit_factor>) f.left = first_of_factors(left), f.left_stride = groups;
-    if constexpr (!std::is_same_v<Right, unit_factor>) f.right = first_of_factors(right), f.right_stride = N;
-    if constexpr (!std::is_same_v<Sums, unit_factor>) f.sums = first_of_factors(sums), f.sums_stride = groups, f.minima = first_of_factors(minima), f.minima_stride = N;
+    const product_factors f = factors_of<N>(left, right, sums, minima);
+    registers.forget();
     const int depth = a.depth < b.depth ? a.depth : b.depth, columns = round_up(b.live, lane_count);
     const int words = ceil_div(depth, panel::per_word);
     for (int n = 0; n < columns; n += panel::strip) {
@@ -310,26 +318,94 @@ struct block {
       }
     }
   }
+  // Packed codes are decoded now: how, depends on what they are multiplied with and on how many rows there are.
+  template <int R, int N, int K, class T, class U, class Codec, int Tile, class Left, class Right, class Sums = unit_factor, class Minima = unit_factor>
+  void product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a, const coded_panel<U, Codec, K, N, Tile>& b, const Left& left, const Right& right, const Sums& sums = {},
+               const Minima& minima = {}) {
+    if constexpr (std::is_same_v<U, std::int8_t>) {
+      constexpr int groups = most(most(factor_groups<Left>(), factor_groups<Right>()), most(factor_groups<Sums>(), factor_groups<Minima>()));
+      coded_product<Tile, !std::is_same_v<Sums, unit_factor>, R, K>(registers, acc.v, a.data, a.stride, a.live, a.depth, b.at, Codec{}, K / groups, factors_of<N>(left, right, sums, minima));
+    } else {
+      constexpr int groups = most(most(factor_groups<Left>(), factor_groups<Right>()), most(factor_groups<Sums>(), factor_groups<Minima>()));
+      if (!coded_in_tiles<!std::is_same_v<Sums, unit_factor>, K / groups>(acc, a, b, factors_of<N>(left, right, sums, minima)))
+        decoded(b, [&](const auto& panel) { product(acc, a, panel, left, right, sums, minima); });
+    }
+  }
+  template <class Acc, int R, int N, int K, class T, class U, class Codec, int Tile>
+  void product(array_tile<Acc, R, N>& acc, const left_panel<T, R, K>& a, const coded_panel<U, Codec, K, N, Tile>& b) {
+    if constexpr (std::is_same_v<Acc, float>)
+      if (coded_in_tiles<false, K>(acc, a, b, {})) return;
+    decoded(b, [&](const auto& panel) { product(acc, a, panel); });
+  }
   // The sums in acc are new: where the inner product can begin with zeros, acc is written once.
   template <class Acc, int R, int N, int K, class T, class U>
-  static void multiply(array_tile<Acc, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b) {
+  void multiply(array_tile<Acc, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b) {
     using panel = right_panel<U, K, N>;
+    registers.forget();
     if constexpr (std::is_same_v<typename left_panel<T, R, K>::storage, bf16> && std::is_same_v<typename panel::storage, bf16>) {
       const int depth = a.depth < b.depth ? a.depth : b.depth, columns = round_up(b.live, lane_count), words = ceil_div(depth, panel::per_word);
       if (words > 0 && a.live == R && columns == N && !mutant(defect::multiply_keeps_sums)) {
-        dot_anew(&acc.v[0][0], N, a.data, a.stride, b.data, panel::strip, R, N, words * panel::per_word);
+        if constexpr (panel::in_tiles) dot_strips<true>(&acc.v[0][0], N, a.data, a.stride, b.data, std::int64_t(K) * panel::strip, R, N, words * panel::per_word);
+        else dot_anew(&acc.v[0][0], N, a.data, a.stride, b.data, panel::strip, R, N, words * panel::per_word);
+        return;
+      }
+    }
+    if constexpr (std::is_same_v<T, std::int8_t> && std::is_same_v<U, std::int8_t>) {
+      const int depth = a.depth < b.depth ? a.depth : b.depth, words = ceil_div(depth, panel::per_word);
+      if (words > 0 && a.live == R && round_up(b.live, lane_count) == N && !mutant(defect::multiply_keeps_sums)) {
+        dot_anew(&acc.v[0][0], N, a.data, a.stride, b.data, panel::strip, R, N, words * 4, panel::strip == N ? 0 : K * panel::strip);
         return;
       }
     }
     if (!mutant(defect::multiply_keeps_sums)) fill(acc, Acc{});
     product(acc, a, b);
   }
+  template <class Tile> static void begin(Tile& acc, bool any) {
+    if (!any) fill(acc, typename Tile::element{});
+  }
+  template <class Acc, class Left, class Right> void product(Acc& acc, const Left& a, const Right& b, bool first) {
+    if (first) multiply(acc, a, b);
+    else product(acc, a, b);
+  }
   template <class T, int R, int K> static void as_left(left_panel<T, R, K>& a, const array_tile<float, R, K>& t) {
     a.data = &a.own[0][0], a.stride = K, a.live = R, a.depth = K;
-    constexpr bool stored_rounded = std::is_same_v<typename left_panel<T, R, K>::storage, T>;   // the store itself rounds
+    for (int r = 0; r < R; ++r) make_left_row([](floats x) { return x; }, a, r, [](floats, floats) {}, t);
+  }
+  // map, then as_left, in one pass: the values themselves are not kept.
+  template <class F, class T, int R, int K, class... In> static void map_left(const F& f, left_panel<T, R, K>& a, const In&... in) {
+    a.data = &a.own[0][0], a.stride = K, a.live = R, a.depth = K;
+    for (int r = 0; r < R; ++r) make_left_row(f, a, r, [](floats, floats) {}, in...);
+  }
+  template <class F, class T, int R, int K, class... In> static void map_left_sum(const F& f, left_panel<T, R, K>& a, array_column<float, R>& sums, const In&... in) {
+    a.data = &a.own[0][0], a.stride = K, a.live = R, a.depth = K;
+    for (int r = 0; r < R; ++r) make_left_row_sum(f, a, sums, r, in...);
+  }
+  // Most factors of a running maximum are one: such rows are left alone.
+  template <int R, int C> static void scale_rows(array_tile<float, R, C>& t, const array_column<float, R>& by) {
     for (int r = 0; r < R; ++r)
-      for (int k = 0; k < K; k += lane_count)
-        write(&a.own[r][k], stored_rounded || mutant(defect::as_left_not_rounded) ? read(&t.v[r][k]) : rounded_as<T>(read(&t.v[r][k])));
+      if (by.v[r] != 1.0f)
+        for (int c = 0; c < C; c += lane_count) write(&t.v[r][c], read(&t.v[r][c]) * by.v[r]);
+  }
+  template <int R, int K> static void split(left_panel<tf32, R, K>& high, left_panel<tf32, R, K>& low, const left_panel<float, R, K>& x) {
+    for (left_panel<tf32, R, K>* part : {&high, &low}) part->data = &part->own[0][0], part->stride = K, part->live = x.live, part->depth = x.depth;
+    for (int r = 0; r < x.live; ++r)
+      for (int k = 0; k < x.depth; k += lane_count) {
+        const floats v = read(x.data + r * x.stride + k, x.depth - k < lane_count ? x.depth - k : lane_count);
+        write(&high.own[r][k], policy::tf32_high{}(v), K - k < lane_count ? K - k : lane_count);
+        write(&low.own[r][k], policy::tf32_low{}(v), K - k < lane_count ? K - k : lane_count);
+      }
+  }
+  template <int K, int N> static void split(right_panel<tf32, K, N>& high, right_panel<tf32, K, N>& low, const right_panel<float, K, N>& x) {
+    using panel = right_panel<float, K, N>;
+    own(high), own(low);
+    for (right_panel<tf32, K, N>* part : {&high, &low}) part->live = x.live, part->depth = x.depth;
+    const auto& from = *reinterpret_cast<const typename panel::array*>(x.data);
+    for (int n = 0; n < x.live; n += lane_count)
+      for (int k = 0; k < x.depth; ++k) {
+        const floats v = read(&from[n / panel::strip][k][n % panel::strip][0]);
+        write(panel::at(high.own, k, n), policy::tf32_high{}(v));
+        write(panel::at(low.own, k, n), policy::tf32_low{}(v));
+      }
   }
   // Sixteen by sixteen in registers; rows of `in` that `out` has no column for are left out, and so are columns.
   template <class T, int R, int C, int C2> static void turn(array_tile<T, R, C>& out, const array_tile<T, C, C2>& in) {
@@ -379,6 +455,10 @@ struct block {
     own(b);
     unpack_codes<Tile, Words, right_panel<T, 4 * Words, N>>(b.own, parts_of<Codec>(w, more...), codec);
   }
+  template <int Tile, class Codec, int K, int N, class T, class... W>
+  static void unpack(coded_panel<T, Codec, K, N, Tile>& b, Codec, const packed_words<N, K / 4>& w, const W&... more) {
+    b.at = parts_of<Codec>(w, more...);
+  }
   template <int Tile, class Codec, int N, int Words, class T, class Scales, class Zeros, class... W>
   static void unpack_scaled(right_panel<T, 4 * Words, N>& b, Codec codec, const Scales& scales, const Zeros& zeros, const packed_words<N, Words>& w, const W&... more) {
     own(b);
@@ -396,11 +476,63 @@ private:
   template <int R, int G> struct along_k<factor_array<R, G>> { static constexpr int groups = G; };
   template <int G, int N> struct along_k<array_tile<float, G, N>> { static constexpr int groups = G; };
   template <class F> static constexpr int factor_groups() { return along_k<F>::groups; }
+  template <int N, class Left, class Right, class Sums, class Minima> static product_factors factors_of(const Left& left, const Right& right, const Sums& sums, const Minima& minima) {
+    product_factors f;
+    if constexpr (!std::is_same_v<Left, unit_factor>) f.left = first_of_factors(left), f.left_stride = 1, f.left_step = step_of_factors<Left>();
+    if constexpr (!std::is_same_v<Right, unit_factor>) f.right = first_of_factors(right), f.right_stride = N;
+    if constexpr (!std::is_same_v<Sums, unit_factor>) f.sums = first_of_factors(sums), f.sums_stride = 1, f.left_step = step_of_factors<Sums>(), f.minima = first_of_factors(minima), f.minima_stride = N;
+    return f;
+  }
+  // False where tile registers do not multiply such operands.
+  template <bool Corrected, int Group, int R, int N, int K, class T, class U, class Codec, int Tile>
+  bool coded_in_tiles([[maybe_unused]] array_tile<float, R, N>& acc, [[maybe_unused]] const left_panel<T, R, K>& a, [[maybe_unused]] const coded_panel<U, Codec, K, N, Tile>& b,
+                      [[maybe_unused]] const product_factors& f) {
+#if SMALTI_DOT_LEVEL >= 4
+    if constexpr (std::is_same_v<typename left_panel<T, R, K>::storage, bf16> && std::is_same_v<typename storage_of<U>::type, bf16> && N == 64 && Group % 32 == 0)
+      if (detail::amx_is_usable()) {
+        coded_product<Tile, Corrected, R, K>(registers, acc.v, a.data, a.stride, a.live, a.depth, b.at, Codec{}, Group, f);
+        return true;
+      }
+#endif
+    return false;
+  }
+  // work(the right panel that the codes become)
+  template <class U, class Codec, int K, int N, int Tile, class Work> static void decoded(const coded_panel<U, Codec, K, N, Tile>& b, Work work) {
+    right_panel<U, K, N> panel;
+    own(panel);
+    unpack_codes<Tile, K / 4, right_panel<U, K, N>>(panel.own, b.at, Codec{});
+    work(panel);
+  }
+  // Floats from group to group of left factors.
+  template <class F> static constexpr int step_of_factors() {
+    if constexpr (requires { F::padded; }) return F::padded;
+    else return 0;
+  }
   static constexpr int most(int a, int b) { return a > b ? a : b; }
   template <int R, int G> static const float* first_of_factors(const factor_array<R, G>& t) { return &t.v[0][0]; }
   template <int G, int N> static const float* first_of_factors(const array_tile<float, G, N>& t) { return &t.v[0][0]; }
   template <int N> static const float* first_of_factors(const array_row<float, N>& t) { return t.v; }
   template <int R> static const float* first_of_factors(const array_column<float, R>& t) { return t.v; }
+  // Row r of the operand from f, pack by pack; `also` sees every pair of packs before it is rounded.
+  template <class F, class T, int R, int K, class Also, class... In> [[gnu::always_inline]] static void make_left_row(const F& f, left_panel<T, R, K>& a, int r, const Also& also, const In&... in) {
+    constexpr bool stored_rounded = std::is_same_v<typename left_panel<T, R, K>::storage, T>;
+    const auto as_stored = [](floats x) { return stored_rounded || mutant(defect::as_left_not_rounded) ? x : rounded_as<T>(x); };
+    for (int k = 0; k + 2 * lane_count <= K; k += 2 * lane_count) {
+      const floats first = apply(f, across(in, r, k)...), second = apply(f, across(in, r, k + lane_count)...);
+      also(first, second);
+      write_pair(&a.own[r][k], as_stored(first), as_stored(second));
+    }
+    if constexpr (K % (2 * lane_count) != 0) {
+      const floats last = apply(f, across(in, r, K - lane_count)...);
+      also(last, floats(0.0f));
+      write(&a.own[r][K - lane_count], as_stored(last));
+    }
+  }
+  template <class F, class T, int R, int K, class... In> [[gnu::always_inline]] static void make_left_row_sum(const F& f, left_panel<T, R, K>& a, array_column<float, R>& sums, int r, const In&... in) {
+    floats even(0.0f), odd(0.0f);
+    make_left_row(f, a, r, [&](floats first, floats second) { even = even + first, odd = odd + second; }, in...);
+    sums.v[r] = fold(even + odd, [](auto x, auto y) { return x + y; });
+  }
   template <class T, int K, int N> static void own(right_panel<T, K, N>& t) {
     t.drop();
     t.data = &t.own[0][0][0][0];
@@ -409,22 +541,22 @@ private:
   // A panel of memory that nobody writes during the launch is packed once and found again. False where there is no
   // room to keep it.
   template <class Panel, class S, int Step, class Pack>
-  bool keep(Panel& t, const view<S, Step>& m, int i, int j, int form, Pack pack) {
+  static bool keep(panel_store* store, Panel& t, const view<S, Step>& m, int i, int j, int form, Pack pack) {
     if constexpr (std::is_const_v<S>)
-      if (store_of_panels != nullptr) {
+      if (store != nullptr) {
         const panel_store::key key{mutant(defect::panel_key_without_matrix) ? nullptr : m.data, m.rows, m.cols, m.stride,
                                    mutant(defect::panel_key_without_step) ? 0 : i,
                                    mutant(defect::panel_key_without_strip) ? 0 : j,
                                    mutant(defect::panel_key_without_form) ? 0 : form, Panel::rows, Panel::cols, Panel::per_word};
-        const std::byte* p = store_of_panels->find(key);
+        const std::byte* p = store->find(key);
         if (p == nullptr) {
-          std::byte* room = store_of_panels->make(key, sizeof(typename Panel::array));
+          std::byte* room = store->make(key, sizeof(typename Panel::array));
           if (room != nullptr) pack(*reinterpret_cast<typename Panel::array*>(room));
           p = room;
         }
         if (p != nullptr) {
           t.data = reinterpret_cast<const typename Panel::storage*>(p);
-          t.kept = store_of_panels;
+          t.kept = store;
           return true;
         }
       }

@@ -104,15 +104,34 @@ inline void dot_anew(float* acc, std::int64_t acc_stride, const bf16* left, std:
   dot(acc, acc_stride, left, left_stride, right, right_width, rows, cols, k);
 }
 
+//! The same two products with the columns of the right operand in strips of 32, each [k of the panel / 2][32][2], `strip`
+//! elements from one to the next. Fresh: from zero.
+template <bool Fresh>
+void dot_strips(float* acc, std::int64_t acc_stride, const bf16* left, std::int64_t left_stride, const bf16* right, std::int64_t strip, int rows, int cols, int k) {
+#if SMALTI_DOT_LEVEL >= 4
+  using namespace detail;
+  if (amx_is_usable()) {
+    dot_amx<true, Fresh>(bytes(acc), acc_stride * word, bytes(left), left_stride * 2, bytes(right), 32, rows, cols, k / 2, strip * 2);
+    return;
+  }
+#endif
+  for (int n = 0; n < cols; n += 32) {
+    const int wide = cols - n < 32 ? cols - n : 32;
+    if constexpr (Fresh) dot_anew(acc + n, acc_stride, left, left_stride, right + n / 32 * strip, 32, rows, wide, k);
+    else dot(acc + n, acc_stride, left, left_stride, right + n / 32 * strip, 32, rows, wide, k);
+  }
+}
+
 //! acc[r, n] += sum over p of left[r, p] * right[p, n], int8 operands, modulo 2^32: exact at every level
 //!
 //! @param right       quads of rows interleaved: [k / 4][right_width][4]
 //! @param right_sums  optional: the sum over p of right[p, n] for each of the columns. VNNI needs it and otherwise
 //!                    computes it, which costs as much as one more row; the other ways ignore it
+//! @param strip       optional: elements from 64 columns of `right` to the next 64, where they do not lie side by side
 //! @pre  k is a multiple of 4; else as for f32. Nothing is read beyond rows x k elements of left
 inline void dot(std::int32_t* acc, std::int64_t acc_stride, const std::int8_t* left, std::int64_t left_stride,
                 const std::int8_t* right, std::int64_t right_width, int rows, int cols, int k,
-                const std::int32_t* right_sums = nullptr) {
+                const std::int32_t* right_sums = nullptr, std::int64_t strip = 0) {
   using namespace detail;
 #if SMALTI_DOT_LEVEL >= 4
   if (amx_is_usable()) {
@@ -125,7 +144,21 @@ inline void dot(std::int32_t* acc, std::int64_t acc_stride, const std::int8_t* l
 #else
   using steps = split_quad_steps<dot_vector>;
 #endif
-  dot_panel<steps>(bytes(acc), acc_stride * word, bytes(left), left_stride, bytes(right), right_width, rows, cols, k / 4, right_sums);
+  dot_quads<steps>(bytes(acc), acc_stride * word, bytes(left), left_stride, bytes(right), right_width, rows, cols, k / 4, right_sums, strip);
+}
+
+//! acc[r, n] = sum over p of left[r, p] * right[p, n], int8 operands: the same from zero, whatever acc holds. k > 0
+inline void dot_anew(std::int32_t* acc, std::int64_t acc_stride, const std::int8_t* left, std::int64_t left_stride, const std::int8_t* right,
+                     std::int64_t right_width, int rows, int cols, int k, std::int64_t strip = 0) {
+  using namespace detail;
+#if SMALTI_DOT_LEVEL >= 4
+  if (amx_is_usable()) {
+    dot_amx<false, true>(bytes(acc), acc_stride * word, bytes(left), left_stride, bytes(right), right_width, rows, cols, k / 4);
+    return;
+  }
+#endif
+  for (int r = 0; r < rows; ++r) std::memset(acc + r * acc_stride, 0, std::size_t(cols) * sizeof(std::int32_t));
+  dot(acc, acc_stride, left, left_stride, right, right_width, rows, cols, k, nullptr, strip);
 }
 
 }  // namespace smalti::inline SMALTI_CODE::host

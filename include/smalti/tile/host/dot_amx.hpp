@@ -9,6 +9,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <type_traits>
+
 #include <smalti/tile/host/dot_block.hpp>
 
 namespace smalti::inline SMALTI_CODE::host::detail {
@@ -29,10 +31,48 @@ inline bool amx_is_usable() {
 // The tile instructions of g++ 12 do not say which memory they read: plain stores must not move past them.
 inline void amx_fence() { asm volatile("" ::: "memory"); }
 
+// To load a configuration and to release the tiles costs as much as thirty products of tiles. While a thread runs the
+// blocks of a launch it keeps them (held_tiles), and a call finds what the last one loaded.
+struct tile_state {
+  int top = 0, bottom = 0, words = 0;
+  bool held = false;
+};
+inline constinit thread_local tile_state tiles_of_this_thread{};
+
+//! What every user of the tiles calls at its end.
+inline void amx_release() {
+  if (tiles_of_this_thread.held) return;
+  _tile_release();
+  tiles_of_this_thread = {};
+}
+
+//! In a scope of which products follow one another and no other code uses the tile registers.
+class held_tiles {
+public:
+  held_tiles() : outer_(tiles_of_this_thread.held) { tiles_of_this_thread.held = true; }
+  ~held_tiles() {
+    if (outer_) return;
+    if (tiles_of_this_thread.top != 0) _tile_release();
+    tiles_of_this_thread = {};
+  }
+  held_tiles(const held_tiles&) = delete;
+  held_tiles& operator=(const held_tiles&) = delete;
+
+private:
+  bool outer_;
+};
+
 // Tiles 0 to 3 are accumulators. With two groups of rows they are a square of 2 x 2, 4 and 5 the left operand,
 // 6 and 7 the right one; with one group of rows they lie side by side, 4 is left and 5 to 7 are right.
-// Other libraries load configurations of their own: each call loads its own and releases the tiles at its end.
+// Other libraries load configurations of their own: outside of held_tiles each call loads its own and releases the
+// tiles at its end.
 inline void amx_configure(int top, int bottom, int words) {
+  tile_state& now = tiles_of_this_thread;
+  if (now.held && now.top == top && now.bottom == bottom && now.words == words) {
+    amx_fence();
+    return;
+  }
+  now.top = top, now.bottom = bottom, now.words = words;
   struct alignas(64) {
     std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
     std::uint16_t bytes[16] = {};
@@ -103,10 +143,37 @@ void amx_square(char* acc, std::int64_t acc_stride, const char* left, std::int64
   }
 }
 
-// 1 to 16 rows, 16 * Tiles columns
+// 64 rows, 16 columns
+template <bool Pairs, bool Fresh>
+void amx_tall(char* acc, std::int64_t acc_stride, const char* left, std::int64_t left_stride, const char* right, std::int64_t right_stride, int count, int words) {
+  const std::int64_t acc_tile = 16 * acc_stride, left_tile = 16 * left_stride;
+  SMALTI_AMX_BEGIN(0, acc);
+  SMALTI_AMX_BEGIN(1, acc + acc_tile);
+  SMALTI_AMX_BEGIN(2, acc + 2 * acc_tile);
+  SMALTI_AMX_BEGIN(3, acc + 3 * acc_tile);
+  for (int s = 0; s < count; s += words) {
+    _tile_loadd(6, right, right_stride);
+    _tile_loadd(4, left, left_stride);
+    SMALTI_AMX_MULTIPLY(0, 4, 6);
+    _tile_loadd(5, left + left_tile, left_stride);
+    SMALTI_AMX_MULTIPLY(1, 5, 6);
+    _tile_loadd(4, left + 2 * left_tile, left_stride);
+    SMALTI_AMX_MULTIPLY(2, 4, 6);
+    _tile_loadd(5, left + 3 * left_tile, left_stride);
+    SMALTI_AMX_MULTIPLY(3, 5, 6);
+    left += 64;
+    right += 16 * right_stride;
+  }
+  _tile_stored(0, acc, acc_stride);
+  _tile_stored(1, acc + acc_tile, acc_stride);
+  _tile_stored(2, acc + 2 * acc_tile, acc_stride);
+  _tile_stored(3, acc + 3 * acc_tile, acc_stride);
+}
+
+// 1 to 16 rows, 16 * Tiles columns; the third and the fourth lie `strip` bytes behind the first two
 template <bool Pairs, int Tiles, bool Fresh>
 void amx_flat(char* acc, std::int64_t acc_stride, const char* left, std::int64_t left_stride, const char* right,
-              std::int64_t right_stride, int count, int words) {
+              std::int64_t right_stride, std::int64_t strip, int count, int words) {
   SMALTI_AMX_BEGIN(0, acc);
   if constexpr (Tiles > 1) { SMALTI_AMX_BEGIN(1, acc + 64); }
   if constexpr (Tiles > 2) { SMALTI_AMX_BEGIN(2, acc + 128); }
@@ -120,11 +187,11 @@ void amx_flat(char* acc, std::int64_t acc_stride, const char* left, std::int64_t
       SMALTI_AMX_MULTIPLY(1, 4, 6);
     }
     if constexpr (Tiles > 2) {
-      _tile_loadd(7, right + 128, right_stride);
+      _tile_loadd(7, right + strip, right_stride);
       SMALTI_AMX_MULTIPLY(2, 4, 7);
     }
     if constexpr (Tiles > 3) {
-      _tile_loadd(5, right + 192, right_stride);
+      _tile_loadd(5, right + strip + 64, right_stride);
       SMALTI_AMX_MULTIPLY(3, 4, 5);
     }
     left += 64;
@@ -138,24 +205,49 @@ void amx_flat(char* acc, std::int64_t acc_stride, const char* left, std::int64_t
 #undef SMALTI_AMX_MULTIPLY
 #undef SMALTI_AMX_BEGIN
 
+// A right operand for AMX: `row` bytes from step to step, `strip` bytes from 32 columns to the next 32. Packed in strips
+// (row is 128 bytes), what is worked on at a time is one piece of memory; rows of 256 columns crowd into few sets of the
+// first-level cache and drive each other out.
+struct amx_right {
+  const char* data;
+  std::int64_t row, strip;
+  const char* columns(int n) const { return data + n / 32 * strip + n % 32 * word; }
+};
+
 // `count` steps, in tiles of `words` steps, which divides it.
 template <bool Pairs, bool Fresh>
-void amx_steps(char* acc, std::int64_t acc_stride, const char* left, std::int64_t left_stride, const char* right,
-               std::int64_t right_stride, int rows, int cols, int count, int words) {
+void amx_steps(char* acc, std::int64_t acc_stride, const char* left, std::int64_t left_stride, const amx_right& right,
+               int rows, int cols, int count, int words) {
   int r = 0;
-  if (rows > 16) {
-    int configured = 0;
-    for (; rows - r > 16; r += 32) {
-      const int bottom = rows - r < 32 ? rows - r - 16 : 16;
-      if (bottom != configured) amx_configure(16, bottom, words);
-      configured = bottom;
-      char* c = acc + r * acc_stride;
-      const char* a = left + r * left_stride;
-      int n = 0;
-      for (; n + 32 <= cols; n += 32)
-        amx_square<Pairs, true, Fresh>(c + n * word, acc_stride, a, left_stride, right + n * word, right_stride, count, words);
-      if (n < cols) amx_square<Pairs, false, Fresh>(c + n * word, acc_stride, a, left_stride, right + n * word, right_stride, count, words);
+  const auto square = [&](int r, int n) {
+    const auto at = [&](auto wide) {
+      amx_square<Pairs, decltype(wide)::value, Fresh>(acc + r * acc_stride + n * word, acc_stride, left + r * left_stride, left_stride, right.columns(n), right.row, count, words);
+    };
+    if (n + 32 <= cols) at(std::true_type{});
+    else at(std::false_type{});
+  };
+  constexpr std::int64_t beside = 1024;   // bytes: rows farther apart come from memory as one stream each, and 64 streams are too many to be fetched ahead
+  if (rows >= 64 && cols == 16 && left_stride <= beside) {
+    // Many left rows for few columns: four sums at work, or each would wait for itself.
+    amx_configure(16, 16, words);
+    for (; r + 64 <= rows; r += 64)
+      amx_tall<Pairs, Fresh>(acc + r * acc_stride, acc_stride, left + r * left_stride, left_stride, right.columns(0), right.row, count, words);
+    for (; r + 32 <= rows; r += 32) square(r, 0);
+  } else if (rows >= 32) {
+    amx_configure(16, 16, words);
+    constexpr int near = 32 << 10;   // left rows that stay in the first-level cache beside a strip
+    if (rows / 32 * 32 * count * word <= near) {
+      for (int n = 0; n < cols; n += 32)
+        for (r = 0; r + 32 <= rows; r += 32) square(r, n);
+    } else {
+      for (; r + 32 <= rows; r += 32)
+        for (int n = 0; n < cols; n += 32) square(r, n);
     }
+  }
+  if (rows - r > 16) {
+    amx_configure(16, rows - r - 16, words);
+    for (int n = 0; n < cols; n += 32) square(r, n);
+    return;
   }
   if (r >= rows) return;
   amx_configure(rows - r, 0, words);
@@ -163,25 +255,27 @@ void amx_steps(char* acc, std::int64_t acc_stride, const char* left, std::int64_
   left += r * left_stride;
   int n = 0;
   for (; n + 64 <= cols; n += 64)
-    amx_flat<Pairs, 4, Fresh>(acc + n * word, acc_stride, left, left_stride, right + n * word, right_stride, count, words);
-  if (cols - n == 48) amx_flat<Pairs, 3, Fresh>(acc + n * word, acc_stride, left, left_stride, right + n * word, right_stride, count, words);
-  if (cols - n == 32) amx_flat<Pairs, 2, Fresh>(acc + n * word, acc_stride, left, left_stride, right + n * word, right_stride, count, words);
-  if (cols - n == 16) amx_flat<Pairs, 1, Fresh>(acc + n * word, acc_stride, left, left_stride, right + n * word, right_stride, count, words);
+    amx_flat<Pairs, 4, Fresh>(acc + n * word, acc_stride, left, left_stride, right.columns(n), right.row, right.strip, count, words);
+  if (cols - n == 48) amx_flat<Pairs, 3, Fresh>(acc + n * word, acc_stride, left, left_stride, right.columns(n), right.row, right.strip, count, words);
+  if (cols - n == 32) amx_flat<Pairs, 2, Fresh>(acc + n * word, acc_stride, left, left_stride, right.columns(n), right.row, right.strip, count, words);
+  if (cols - n == 16) amx_flat<Pairs, 1, Fresh>(acc + n * word, acc_stride, left, left_stride, right.columns(n), right.row, right.strip, count, words);
 }
 
+//! `strip`: bytes from 32 columns of the right operand to the next 32; 128 where rows of right_width columns lie in one piece.
 template <bool Pairs, bool Fresh = false>
 void dot_amx(char* acc, std::int64_t acc_stride, const char* left, std::int64_t left_stride, const char* right,
-             std::int64_t right_width, int rows, int cols, int count) {
+             std::int64_t right_width, int rows, int cols, int count, std::int64_t strip = 32 * word) {
   if (rows <= 0 || cols <= 0 || count <= 0) return;
   const std::int64_t right_stride = right_width * word;
   const int whole = count / 16 * 16;
-  if (whole) amx_steps<Pairs, Fresh>(acc, acc_stride, left, left_stride, right, right_stride, rows, cols, whole, 16);
+  if (whole) amx_steps<Pairs, Fresh>(acc, acc_stride, left, left_stride, {right, right_stride, strip}, rows, cols, whole, 16);
   if (whole < count) {
-    const char *rest = left + whole * word, *below = right + whole * right_stride;
-    if (Fresh && whole == 0) amx_steps<Pairs, true>(acc, acc_stride, rest, left_stride, below, right_stride, rows, cols, count, count);
-    else amx_steps<Pairs, false>(acc, acc_stride, rest, left_stride, below, right_stride, rows, cols, count - whole, count - whole);
+    const char* rest = left + whole * word;
+    const amx_right below{right + whole * right_stride, right_stride, strip};
+    if (Fresh && whole == 0) amx_steps<Pairs, true>(acc, acc_stride, rest, left_stride, below, rows, cols, count, count);
+    else amx_steps<Pairs, false>(acc, acc_stride, rest, left_stride, below, rows, cols, count - whole, count - whole);
   }
-  _tile_release();
+  amx_release();
   amx_fence();
 }
 

@@ -7,6 +7,9 @@
 #include <smalti/core/float.hpp>
 #include <smalti/tile/host/values.hpp>
 #include <smalti/tile/mutant.hpp>
+#if SMALTI_DOT_LEVEL >= 2
+#  include <immintrin.h>
+#endif
 
 namespace smalti::inline SMALTI_CODE::host {
 
@@ -139,6 +142,13 @@ inline ints read(const int* p) {
   });
 }
 template <narrow_float T> inline floats read(const T* p) {
+#if SMALTI_DOT_LEVEL >= 2
+  if constexpr (std::same_as<T, fp16>) {                   // one instruction; it makes signalling NaN quiet
+    floats x;
+    x.v[0] = (detail::float_part)_mm512_maskz_cvtph_ps(__mmask16(0xffff), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return x;
+  }
+#endif
   return detail::widen<T>(detail::read_bits<decltype(detail::memory_part<T>())>(p));
 }
 template <narrow_int T> inline ints read(const T* p) { return detail::read_bits<decltype(detail::memory_part<T>())>(p); }
@@ -182,6 +192,13 @@ template <class T> [[gnu::always_inline]] inline void copy_some(T* to, const T* 
 //! The first `count` of 16 elements, zeros behind them; reads no memory past them. 0 <= count <= 16.
 template <class T> inline auto read(const T* p, int count) {
   if (count == lane_count) return read(p);
+#if SMALTI_DOT_LEVEL >= 2
+  if constexpr (std::same_as<T, float>) {
+    floats x;
+    x.v[0] = (detail::float_part)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+    return x;
+  }
+#endif
   T some[lane_count] = {};
   detail::copy_some(some, p, count);
   return read(some);

@@ -38,6 +38,29 @@ inline float_part square_root(float_part x) {
 #endif
 }
 
+#if SMALTI_DOT_LEVEL >= 2
+//! x less the nearest integer, the even one on a tie; 0 for infinities.
+inline floats rest(floats x) {
+  return each_part<floats>([&](int p) {
+#if defined(__clang__)
+    return __builtin_ia32_reduceps512_mask(x.v[p], 0, x.v[p], -1, 4);
+#else
+    return __builtin_ia32_reduceps512_mask_round(x.v[p], 0, x.v[p], -1, 4);
+#endif
+  });
+}
+//! x 2^n for an integer n, rounded once.
+inline float_part scaled(float_part x, float_part n) {
+  return __builtin_ia32_scalefps512_mask(x, n, x, -1, 4);
+}
+//! The same; 0 where `y` is below the bound.
+inline float_part scaled_unless_below(float_part x, float_part n, float_part y, float bound) {
+  constexpr int not_less = 5;  // true where y is NaN
+  const auto keep = __builtin_ia32_cmpps512_mask(y, float_part{} + bound, not_less, -1, 4);
+  return __builtin_ia32_scalefps512_mask(x, n, float_part{}, keep, 4);
+}
+#endif
+
 }  // namespace detail
 
 //! a * b + c with one rounding; with two where the processor compiled for has no such instruction (below AVX2).
@@ -83,11 +106,30 @@ inline ints sign_of(floats x) { return float_bits(x) & int(0x80000000); }
 //! 2^x. Error at most 8e-8 of the result (1.1e-7 without FMA); exact for integers. Zero below -126: results that would be
 //! subnormal are flushed. Infinity from 128 on; NaN gives NaN.
 [[gnu::always_inline]] inline floats exp2(floats x) {  // the inner loop of attention: never a call
+#if SMALTI_DOT_LEVEL >= 2
+  // The rest of x to the nearest integer, and 2 to that integer, are an instruction each.
+  const floats f = detail::rest(x);
+  const floats power = fma(f, detail::exp2_slope(f), 1.0f);
+  return detail::each_part<floats>([&](int p) { return detail::scaled_unless_below(power.v[p], (x - f).v[p], x.v[p], -126.0f); });
+#else
   // -127 and 128 come out as exactly 0 and infinity: the mantissa is 1, the exponent's field all zeros or all ones.
   const floats y = min(where(x < -126.0f, -127.0f, x), 128.0f);
   const detail::split s = detail::split_exponent(y);
   const floats power = fma(s.f, detail::exp2_slope(s.f), 1.0f);
   return where(x == x, bits_float(float_bits(power) + (float_bits(s.shifted) << 23)), x);
+#endif
+}
+
+//! 2^x for results that are rounded to 16 bits: error at most 3e-6 of the result, exact for integers. Results below 2^-126 may
+//! be zero or subnormal; infinity from 128 on, NaN gives NaN, -infinity 0.
+[[gnu::always_inline]] inline floats exp2_rough(floats x) {
+#if SMALTI_DOT_LEVEL >= 2
+  const floats f = detail::rest(x);
+  const floats power = fma(f, detail::polynomial(f, {0.693124175f, 0.240240991f, 0.0559064262f, 0.00958285294f}), 1.0f);
+  return detail::each_part<floats>([&](int p) { return detail::scaled(power.v[p], (x - f).v[p]); });
+#else
+  return exp2(x);
+#endif
 }
 
 //! The logarithm to base 2. Error at most 2e-7 of the result, subnormal arguments included; exact for powers of two.

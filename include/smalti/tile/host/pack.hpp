@@ -90,6 +90,19 @@ template <class To, class From> inline void fetch(To* out, const From* in, int c
   if (count < width && !mutant(defect::fetch_leaves_tail)) std::memset(static_cast<void*>(out + count), 0, std::size_t(width - count) * sizeof(To));
 }
 
+//! Two packs to 32 elements, rounded to nearest even. To bf16 by one instruction where there is one: subnormal values then
+//! become zero, as they count in the products that it comes with.
+template <class T> inline void write_pair(T* p, floats first, floats second) {
+#if SMALTI_DOT_LEVEL >= 3
+  if constexpr (std::same_as<T, bf16>) {
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh((__m512)second.v[0], (__m512)first.v[0]));
+    return;
+  }
+#endif
+  write(p, first);
+  write(p + lane_count, second);
+}
+
 //! out[2 * i] = even[i], out[2 * i + 1] = odd[i]: two rows of a right operand become one row of words.
 //! @pre n is a multiple of 16
 inline void interleave_pairs(bf16* out, const bf16* even, const bf16* odd, int n) {

@@ -124,9 +124,20 @@ struct left_panel {
   const storage* data = nullptr;
   std::int64_t stride = K;
   int live = R, depth = K;
+  static constexpr int per_word = 4 / int(sizeof(storage));
+  panel_store* kept = nullptr;                     // where `data` lies, if it is a turned panel that is kept
+  // Rows of a kept panel are a cache line apart from a power of two: sixteen of them are written at a time, and would
+  // otherwise crowd into one or two sets of the first-level cache.
+  static constexpr int line = K * int(sizeof(storage)) % 1024 == 0 ? K + 64 / int(sizeof(storage)) : K;
+  using array = storage[R][line];
   alignas(64) storage own[R][K];
   left_panel() {}                                  // `own` stays as it is: filling it would cost more than the product
   left_panel(const left_panel&) = delete;
+  ~left_panel() { drop(); }
+  void drop() {
+    if (kept) kept->release();
+    kept = nullptr;
+  }
 };
 
 template <class T, int K, int N>
@@ -136,8 +147,9 @@ struct right_panel {
   static constexpr int rows = K, cols = N, per_word = 4 / int(sizeof(storage));
   // Columns of floats lie in strips: what the inner product works on at a time is then one piece of memory, which the
   // first-level cache can hold whole; rows of 256 columns would crowd into a quarter of its sets. (3 % faster for f32;
-  // slower for words of bf16 and int8, which are copied or go to AMX.)
-  static constexpr int strip = per_word == 1 && N % 64 == 0 ? 64 : N;
+  // slower for words of bf16, which are copied.) For AMX words of bf16 lie in strips of two tiles, those of int8 in rows.
+  static constexpr bool in_tiles = SMALTI_DOT_LEVEL >= 4 && per_word == 2 && N % 32 == 0;
+  static constexpr int strip = (per_word == 1 || (per_word == 4 && SMALTI_DOT_LEVEL < 4)) && N % 64 == 0 ? 64 : in_tiles ? 32 : N;
   static_assert(K % per_word == 0 && N % lane_count == 0, "smalti: a right operand is packed in 32-bit words of rows and 16 columns");
   const storage* data = nullptr;
   int live = N, depth = K;                         // columns and rows that came from memory; the rest count as zero
@@ -155,11 +167,11 @@ struct right_panel {
   }
 };
 
-// Factors of the rows of a scaled product: one for each row and group of k.
+// Factors of the rows of a scaled product: one for each row and group of k, the rows of a group together.
 template <int R, int G> struct factor_array {
   using element = float;
-  static constexpr int rows = R, cols = G;
-  float v[R][G];
+  static constexpr int rows = R, cols = G, padded = (R + lane_count - 1) / lane_count * lane_count;
+  alignas(64) float v[G][padded];
 };
 
 // Codes of N columns, [word][n]: 16 neighbouring columns are one vector. Used where they lie in memory.

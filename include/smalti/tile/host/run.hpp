@@ -43,14 +43,14 @@ inline std::int64_t shuffled(std::int64_t i, std::int64_t count, std::uint64_t s
   return std::int64_t(mutant(defect::shuffle_repeats_blocks) ? x / 2 * 2 : x);
 }
 
-//! Calls agent(block) for every block of the grid. `panels` is shared out among the threads, to keep packed
-//! operands in; with none, each block packs its own.
-template <class Agent> void run(const host_context& context, const Agent& agent, grid size, workspace panels = {}) {
+//! Calls agent(block) for every block of the grid. `panels` is shared out among the threads, to keep packed right
+//! operands in, and `turned`, to keep left operands that lie across their rows; with none, each block packs its own.
+template <class Agent> void run(const host_context& context, const Agent& agent, grid size, workspace panels = {}, workspace turned = {}) {
   const std::int64_t blocks = size.count();
   const int threads = int(std::min<std::int64_t>(thread_count(context), blocks));
   if (threads <= 0) return;
   const std::int64_t chunk = context.shuffle != 0 ? 1 : std::max<std::int64_t>(1, blocks / (threads * 4));
-  const std::size_t share = panels.size / threads / 64 * 64;
+  const std::size_t share = panels.size / threads / 64 * 64, turned_share = turned.size / threads / 64 * 64;
   std::atomic<std::int64_t> next{0};
 #if defined(_OPENMP)
 #  pragma omp parallel num_threads(threads)
@@ -61,19 +61,30 @@ template <class Agent> void run(const host_context& context, const Agent& agent,
 #else
     const int thread = 0;
 #endif
-    const auto work = [&](panel_store* store) {
+#if SMALTI_DOT_LEVEL >= 4
+    const detail::held_tiles tiles;
+#endif
+    const auto work = [&](panel_store* store, panel_store* store_of_turned) {
       for (std::int64_t first; (first = next.fetch_add(chunk + (mutant(defect::run_leaves_gaps) ? 1 : 0), std::memory_order_relaxed)) < blocks;)
         for (std::int64_t n = first; n < (mutant(defect::run_past_the_grid) ? first + chunk : std::min(first + chunk, blocks)); ++n) {
           const std::int64_t i = context.shuffle != 0 && !mutant(defect::run_ignores_the_shuffle) ? shuffled(n, blocks, context.shuffle) : n;
-          block b{{int(i % (mutant(defect::run_divides_by_wrong_extent) ? size.y : size.x)), int(i / size.x % size.y), int(i / size.x / size.y)}, store};
+          block b{{int(i % (mutant(defect::run_divides_by_wrong_extent) ? size.y : size.x)), int(i / size.x % size.y), int(i / size.x / size.y)}, store, store_of_turned};
           agent(b);
         }
     };
+    const auto with_turned = [&](panel_store* store) {
+      if (turned_share != 0) {
+        panel_store of_turned(turned.data + thread * turned_share, turned_share);
+        work(store, &of_turned);
+      } else {
+        work(store, nullptr);
+      }
+    };
     if (share != 0) {
       panel_store store(panels.data + thread * share, share);
-      work(&store);
+      with_turned(&store);
     } else {
-      work(nullptr);
+      with_turned(nullptr);
     }
   }
 }

@@ -13,8 +13,8 @@
 
 namespace smalti::inline SMALTI_CODE::host {
 
-//! The factors of a scaled product. Null means 1 (scales) or none (the correction, both or neither). Left ones lie
-//! [row][group], right ones [group][column]; strides count floats.
+//! The factors of a scaled product. Null means 1 (scales) or none (the correction, both or neither). Of left ones row r and
+//! group g lie at r * stride + g * left_step, right ones [group][column]; strides count floats.
 struct product_factors {
   const float* left = nullptr;
   std::int64_t left_stride = 0;
@@ -24,12 +24,13 @@ struct product_factors {
   std::int64_t sums_stride = 0;
   const float* minima = nullptr;
   std::int64_t minima_stride = 0;
+  std::int64_t left_step = 1;
 
-  product_factors at(std::int64_t row, std::int64_t group, std::int64_t column) const {
+  [[gnu::always_inline]] product_factors at(std::int64_t row, std::int64_t group, std::int64_t column) const {
     product_factors f = *this;
-    if (left) f.left += row * left_stride + group;
+    if (left) f.left += row * left_stride + group * left_step;
     if (right) f.right += group * right_stride + column;
-    if (sums) f.sums += row * sums_stride + group, f.minima += group * minima_stride + column;
+    if (sums) f.sums += row * sums_stride + group * left_step, f.minima += group * minima_stride + column;
     return f;
   }
 };
@@ -255,7 +256,7 @@ inline void scaled_amx(float* acc, std::int64_t acc_stride, const char* left, st
       }
     }
   }
-  _tile_release();
+  amx_release();
   amx_fence();
 }
 #endif

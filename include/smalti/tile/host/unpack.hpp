@@ -125,7 +125,8 @@ template <class Codec> [[gnu::always_inline]] inline void put_quad(bf16* near, b
 #if SMALTI_DOT_LEVEL >= 2
   if constexpr (Codec::bits <= 6 || float_format_codec<Codec>) {
     const auto q = (words_vector)quads.v[0];
-    const auto even = (words_vector)halves<Codec, false>((__m512i)(q & 0x00ff00ffu)), odd = (words_vector)halves<Codec, false>((__m512i)(q >> 8 & 0x00ff00ffu));
+    constexpr std::uint32_t keep = Codec::bits <= 6 ? 0xffffffffu : 0x00ff00ffu;    // a permute looks at the last places of an index only
+    const auto even = (words_vector)halves<Codec, false>((__m512i)(q & keep)), odd = (words_vector)halves<Codec, false>((__m512i)(q >> 8 & keep));
     const words_vector low = (even & 0xffffu) | odd << 16, high = even >> 16 | (odd & 0xffff0000u);
     std::memcpy(static_cast<void*>(near), &low, 64);
     std::memcpy(static_cast<void*>(far), &high, 64);
@@ -144,8 +145,8 @@ template <class Codec> [[gnu::always_inline]] inline void put_quad(bf16* near, b
 
 }  // namespace detail
 
-//! Depth-tile `Tile` of packed columns as a right panel of depth 4 * Words.
-template <int Tile, int Words, class Panel, class Codec> void unpack_codes(typename Panel::array& out, const word_parts<policy::word_planes<Codec::bits, 4, Words>::parts>& w, Codec) {
+//! Depth-tile `Tile` of packed columns as a right panel of depth 4 * Words. Asks: for its share of the next word tile, too.
+template <int Tile, int Words, class Panel, class Codec, bool Asks = true> void unpack_codes(typename Panel::array& out, const word_parts<policy::word_planes<Codec::bits, 4, Words>::parts>& w, Codec) {
   using planes = policy::word_planes<Codec::bits, 4, Words>;
   using storage = typename Panel::storage;
   static_assert(Panel::rows == planes::depth, "smalti: an operand of packed codes has the depth of its layout");
@@ -159,7 +160,7 @@ template <int Tile, int Words, class Panel, class Codec> void unpack_codes(typen
 #endif
   for (int i = 0; i < Words; ++i) {
 #if SMALTI_DOT_LEVEL >= 2
-    if (i < prefetched)
+    if (Asks && i < prefetched)
       for (int n = 0; n < N; n += 16) _mm_prefetch(reinterpret_cast<const char*>(next + i * w.stride[0] + n), _MM_HINT_T0);
 #endif
     for (int n = 0; n < N; n += lane_count) {

@@ -1,0 +1,117 @@
+// ggml as a peer: y = x w', w in GGUF blocks that ggml has put into the order of whichever of its own kernels is asked for,
+// x and y floats. It quantizes x to 8 bits itself, as part of the product.
+#pragma once
+#if defined(SMALTI_BENCH_GGML)
+#  include <ggml-alloc.h>
+#  include <ggml-backend.h>
+#  include <ggml-cpu.h>
+#  include <ggml.h>
+#  include <limits.hpp>
+#  if defined(__x86_64__)
+#    include <immintrin.h>
+#  endif
+
+#  include <cstddef>
+#  include <cstdint>
+#  include <memory>
+#  include <stdexcept>
+#  include <string>
+#  include <vector>
+
+namespace bench::ggml {
+
+inline std::string version() { return std::string("ggml ") + ggml_version(); }
+
+//! The kinds of memory a weight may be put into: ggml's tile and repacked kernels each have one, plain blocks come last.
+inline std::vector<ggml_backend_buffer_type_t> layouts() {
+  std::vector<ggml_backend_buffer_type_t> found;
+  ggml_backend_reg_t reg = ggml_backend_cpu_reg();
+  ggml_backend_dev_t device = ggml_backend_reg_dev_get(reg, 0);
+  if (auto get = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(ggml_backend_reg_get_proc_address(reg, "ggml_backend_dev_get_extra_bufts")))
+    for (ggml_backend_buffer_type_t* one = get(device); one != nullptr && *one != nullptr; ++one) found.push_back(*one);
+  found.push_back(ggml_backend_cpu_buffer_type());
+  return found;
+}
+
+// ggml configures the tile registers once a thread and takes it that nobody else ever does: its configuration is put back before each
+// of its runs, and noted after it.
+struct own_tiles {
+#  if defined(__AMX_TILE__)
+  struct alignas(64) configuration {
+    unsigned char bytes[64] = {};
+  };
+  static configuration& noted() {
+    static thread_local configuration c;
+    return c;
+  }
+  own_tiles() {
+    if (available(instruction::amx_s8)) {
+      asm volatile("" ::: "memory");
+      _tile_loadconfig(&noted());
+    }
+  }
+  ~own_tiles() {
+    if (available(instruction::amx_s8)) {
+      _tile_storeconfig(&noted());
+      asm volatile("" ::: "memory");
+    }
+  }
+#  else
+  own_tiles() {}
+  ~own_tiles() {}
+#  endif
+};
+
+//! One product with `copies` equal weights, of which each run takes the next. usable() is false where the layout has no
+//! kernel for it.
+class linear {
+ public:
+  linear(ggml_type type, int m, int n, int k, int copies, const std::vector<std::uint8_t>& blocks, const std::vector<float>& x, ggml_backend_buffer_type_t layout, int threads)
+      : name_(ggml_backend_buft_name(layout)) {
+    backend_.reset(ggml_backend_cpu_init());
+    ggml_backend_cpu_set_n_threads(backend_.get(), threads);
+    weights_.reset(ggml_init({std::size_t(copies + 1) * ggml_tensor_overhead(), nullptr, true}));
+    rest_.reset(ggml_init({std::size_t(copies + 4) * ggml_tensor_overhead() + std::size_t(copies) * ggml_graph_overhead_custom(8, false), nullptr, true}));
+    std::vector<ggml_tensor*> w;
+    for (int i = 0; i < copies; ++i) w.push_back(ggml_new_tensor_2d(weights_.get(), type, k, n));
+    ggml_tensor* const in = ggml_new_tensor_2d(rest_.get(), GGML_TYPE_F32, k, m);
+    for (ggml_tensor* one : w) out_.push_back(ggml_mul_mat(rest_.get(), one, in));
+    buffers_.emplace_back(ggml_backend_alloc_ctx_tensors_from_buft(weights_.get(), layout));
+    if (buffers_.back() == nullptr) return;
+    if (!ggml_backend_supports_op(backend_.get(), out_[0])) return;
+    buffers_.emplace_back(ggml_backend_alloc_ctx_tensors_from_buft(rest_.get(), ggml_backend_cpu_buffer_type()));
+    for (ggml_tensor* one : w) ggml_backend_tensor_set(one, blocks.data(), 0, blocks.size());
+    ggml_backend_tensor_set(in, x.data(), 0, x.size() * sizeof(float));
+    for (ggml_tensor* one : out_) {
+      ggml_cgraph* graph = ggml_new_graph_custom(rest_.get(), 8, false);
+      ggml_build_forward_expand(graph, one);
+      graphs_.push_back(graph);
+    }
+  }
+  bool usable() const { return !graphs_.empty(); }
+  const std::string& name() const { return name_; }
+  void run() {
+    const own_tiles keep;
+    if (ggml_backend_graph_compute(backend_.get(), graphs_[at_]) != GGML_STATUS_SUCCESS) throw std::runtime_error("ggml did not compute");
+    last_ = at_;
+    at_ = at_ + 1 == graphs_.size() ? 0 : at_ + 1;
+  }
+  const float* result() const { return static_cast<const float*>(out_[last_]->data); }
+
+ private:
+  struct release {
+    void operator()(ggml_backend_t p) const { ggml_backend_free(p); }
+    void operator()(ggml_context* p) const { ggml_free(p); }
+    void operator()(ggml_backend_buffer_t p) const { ggml_backend_buffer_free(p); }
+  };
+  std::string name_;
+  std::unique_ptr<ggml_backend, release> backend_;
+  std::unique_ptr<ggml_context, release> weights_, rest_;
+  std::vector<std::unique_ptr<ggml_backend_buffer, release>> buffers_;
+  std::vector<ggml_tensor*> out_;
+  std::vector<ggml_cgraph*> graphs_;
+  std::size_t at_ = 0, last_ = 0;
+};
+
+}  // namespace bench::ggml
+#endif

@@ -1,0 +1,42 @@
+# cmake -DCONFIG=<build>/CPackSourceConfig.cmake -DNAME=smalti-<version> -DWORK= -DGENERATOR= -DCOMPILER= -P source_archive.cmake
+# The source archive is made and unpacked, what lies in it is installed into an empty prefix, and a project finds it there.
+file(REMOVE_RECURSE ${WORK})
+file(MAKE_DIRECTORY ${WORK})
+function(run)
+  execute_process(COMMAND ${ARGV} RESULT_VARIABLE rc OUTPUT_VARIABLE text ERROR_VARIABLE text)
+  if(NOT rc EQUAL 0)
+    list(JOIN ARGV " " line)
+    message(FATAL_ERROR "${line}\nended with ${rc}:\n${text}")
+  endif()
+endfunction()
+
+run(${CMAKE_CPACK_COMMAND} --config ${CONFIG} -B ${WORK}/made)
+file(ARCHIVE_EXTRACT INPUT ${WORK}/made/${NAME}.tar.gz DESTINATION ${WORK}/unpacked)
+set(source ${WORK}/unpacked/${NAME})
+foreach(file CMakeLists.txt CMakePresets.json LICENSE README.md conanfile.py include/smalti/ops/gemm.hpp tests/CMakeLists.txt
+    tests/golden examples/models/kjv-5m scripts/test.sh)
+  if(NOT EXISTS ${source}/${file})
+    message(FATAL_ERROR "the archive has no ${file}")
+  endif()
+endforeach()
+file(GLOB_RECURSE left ${source}/*.pyc ${source}/*.o ${source}/CMakeCache.txt)
+foreach(path .git build)
+  if(EXISTS ${source}/${path})
+    list(APPEND left ${path})
+  endif()
+endforeach()
+if(left)
+  message(FATAL_ERROR "the archive holds what is no source: ${left}")
+endif()
+
+run(${CMAKE_COMMAND} -G ${GENERATOR} -S ${source} -B ${WORK}/build -DSMALTI_TESTS=OFF -DSMALTI_BENCH=OFF -DSMALTI_EXAMPLES=OFF
+  -DSMALTI_CUDA=OFF -DCMAKE_CXX_COMPILER=${COMPILER})
+run(${CMAKE_COMMAND} --install ${WORK}/build --prefix ${WORK}/prefix)
+run(${CMAKE_COMMAND} -G ${GENERATOR} -S ${source}/tests/install/find_package -B ${WORK}/consumer -DCMAKE_BUILD_TYPE=Release
+  -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_PREFIX_PATH=${WORK}/prefix -DCOMPONENTS=)
+run(${CMAKE_COMMAND} --build ${WORK}/consumer)
+run(${CMAKE_CTEST_COMMAND} --test-dir ${WORK}/consumer --output-on-failure --no-tests=error)
+file(SIZE ${WORK}/made/${NAME}.tar.gz size)
+math(EXPR size "${size} / 1000000")
+file(REMOVE_RECURSE ${WORK}/unpacked ${WORK}/made)
+message("${NAME}.tar.gz, ${size} MB, installs into an empty prefix and is found there")

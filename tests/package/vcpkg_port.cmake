@@ -1,0 +1,97 @@
+# The steps of packaging/vcpkg/smalti/portfile.cmake, then a consumer. vcpkg itself is not needed: its functions are stood in for
+# below, with the arguments and the demands on a package that vcpkg's documentation gives. What this cannot show is that today's
+# vcpkg accepts the port.
+#
+#   cmake -DROOT=<checkout> -DWORK=<folder> -DGENERATOR=<generator> -DCOMPILER=<c++> [-DFEATURES=io] -P vcpkg_port.cmake
+cmake_minimum_required(VERSION 3.25)
+set(PORT smalti)
+set(CURRENT_PORT_DIR ${ROOT}/packaging/vcpkg/${PORT})
+set(CURRENT_BUILDTREES_DIR ${WORK}/buildtrees)
+set(CURRENT_PACKAGES_DIR ${WORK}/packages/${PORT}_x64-linux)
+set(CURRENT_INSTALLED_DIR ${WORK}/installed/x64-linux)
+set(VCPKG_TARGET_IS_LINUX 1)
+file(REMOVE_RECURSE ${WORK})
+file(MAKE_DIRECTORY ${CURRENT_BUILDTREES_DIR} ${CURRENT_INSTALLED_DIR})
+
+function(run)
+  execute_process(COMMAND ${ARGV} RESULT_VARIABLE rc OUTPUT_VARIABLE text ERROR_VARIABLE text)
+  if(NOT rc EQUAL 0)
+    list(JOIN ARGV " " line)
+    message(FATAL_ERROR "${line}\nended with ${rc}:\n${text}")
+  endif()
+endfunction()
+function(demand text)        # demand(TEXT condition...)
+  if(NOT (${ARGN}))
+    message(FATAL_ERROR "${text}")
+  endif()
+endfunction()
+
+# The manifest: of this version, and a feature for each component.
+file(READ ${CURRENT_PORT_DIR}/vcpkg.json manifest)
+string(JSON name GET "${manifest}" name)
+string(JSON VERSION GET "${manifest}" version)
+file(STRINGS ${ROOT}/CMakeLists.txt line REGEX "^project\\(smalti VERSION ")
+demand("vcpkg.json is of ${name}" name STREQUAL PORT)
+demand("vcpkg.json is of version ${VERSION}, CMakeLists.txt says: ${line}" line MATCHES "VERSION ${VERSION}")
+include(${ROOT}/cmake/components.cmake)
+file(READ ${CURRENT_PORT_DIR}/usage usage)
+foreach(component IN LISTS smalti_all_components)
+  string(JSON dependencies ERROR_VARIABLE absent GET "${manifest}" features ${component} dependencies)
+  demand("vcpkg.json has no feature ${component}" NOT absent)
+  demand("usage does not name smalti::${component}" usage MATCHES smalti::${component})
+endforeach()
+
+# vcpkg's functions.
+function(vcpkg_cmake_configure)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "SOURCE_PATH" "OPTIONS")
+  demand("vcpkg_cmake_configure does not know ${arg_UNPARSED_ARGUMENTS}" NOT DEFINED arg_UNPARSED_ARGUMENTS)
+  run(${CMAKE_COMMAND} -G ${GENERATOR} -S ${arg_SOURCE_PATH} -B ${CURRENT_BUILDTREES_DIR}/rel -DCMAKE_BUILD_TYPE=Release
+    -DCMAKE_INSTALL_PREFIX=${CURRENT_PACKAGES_DIR} -DBUILD_SHARED_LIBS=OFF -DFETCHCONTENT_FULLY_DISCONNECTED=ON
+    -DCMAKE_INSTALL_LIBDIR:STRING=lib -DCMAKE_INSTALL_BINDIR:STRING=bin -DCMAKE_CXX_COMPILER=${COMPILER} ${arg_OPTIONS})
+endfunction()
+function(vcpkg_cmake_install)
+  run(${CMAKE_COMMAND} --build ${CURRENT_BUILDTREES_DIR}/rel --config Release --target install)
+endfunction()
+function(vcpkg_cmake_config_fixup)          # with no arguments it looks in share/<port> and does not move anything
+  if(ARGC)
+    message(FATAL_ERROR "this stand-in takes no arguments, and the port gives ${ARGV}")
+  endif()
+  demand("no share/${PORT}/${PORT}-config.cmake" EXISTS ${CURRENT_PACKAGES_DIR}/share/${PORT}/${PORT}-config.cmake)
+endfunction()
+function(vcpkg_fixup_pkgconfig)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "SKIP_CHECK" "" "")
+  demand("vcpkg_fixup_pkgconfig does not know ${arg_UNPARSED_ARGUMENTS}" NOT DEFINED arg_UNPARSED_ARGUMENTS)
+endfunction()
+function(vcpkg_install_copyright)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "" "FILE_LIST")
+  file(COPY_FILE ${arg_FILE_LIST} ${CURRENT_PACKAGES_DIR}/share/${PORT}/copyright)
+endfunction()
+include(${CURRENT_PORT_DIR}/portfile.cmake)
+
+# What vcpkg demands of a header-only package.
+foreach(file include/smalti/ops/gemm.hpp share/${PORT}/copyright share/${PORT}/usage)
+  demand("the package has no ${file}" EXISTS ${CURRENT_PACKAGES_DIR}/${file})
+endforeach()
+foreach(path debug lib bin cmake share/cmake share/${PORT}/cmake)
+  demand("a header-only package must not have ${path}" NOT EXISTS ${CURRENT_PACKAGES_DIR}/${path})
+endforeach()
+file(GLOB_RECURSE files LIST_DIRECTORIES true ${CURRENT_PACKAGES_DIR}/*)
+foreach(file IN LISTS files)
+  if(IS_DIRECTORY ${file})
+    file(GLOB inside ${file}/*)
+    demand("an empty folder: ${file}" inside)
+  elseif(file MATCHES "[.](cmake|pc)$")
+    file(READ ${file} text)
+    string(FIND "${text}" "${WORK}" at)
+    demand("${file} names a folder of this build" at EQUAL -1)
+  endif()
+endforeach()
+
+# Installed elsewhere, as vcpkg does, and used from there.
+file(COPY ${CURRENT_PACKAGES_DIR}/ DESTINATION ${CURRENT_INSTALLED_DIR})
+file(REMOVE_RECURSE ${WORK}/packages ${CURRENT_BUILDTREES_DIR})
+run(${CMAKE_COMMAND} -G ${GENERATOR} -S ${ROOT}/tests/install/find_package -B ${WORK}/consumer -DCMAKE_BUILD_TYPE=Release
+  -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_PREFIX_PATH=${CURRENT_INSTALLED_DIR} -DCOMPONENTS=)
+run(${CMAKE_COMMAND} --build ${WORK}/consumer)
+run(${CMAKE_CTEST_COMMAND} --test-dir ${WORK}/consumer --output-on-failure --no-tests=error)
+message("the port's steps make a package, and a consumer builds and runs with it")
