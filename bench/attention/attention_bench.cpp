@@ -5,6 +5,7 @@
 #include <rotate.hpp>
 #include <smalti/core/context.hpp>
 #include <smalti/ops/attention.hpp>
+#include <smalti/ops/attention/quantized.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -149,6 +150,62 @@ void enter_decode(const std::string& name, int keys, int group, bool pages) {
   });
 }
 
+// ---- decode over integers: codes and scales of all heads one after another, any codes, one scale (and minimum) for all
+template <class Storage> class coded_decode {
+ public:
+  using rows = typename Storage::template rows_of<policy::kv_part::key, d>;
+  using op = attention::flash<bf16, d, attention::quantized_kv<Storage>, policy::full>;
+  static constexpr float scale = 1.0f / (1 << (Storage::bits - 1)), minimum = -1.0f;
+  coded_decode(int keys, int group)
+      : keys_(keys), group_(group), kv_(2 * half(), true, [this](std::uint32_t* p, std::size_t) {
+          std::minstd_rand generator(2);
+          for (int part = 0; part < 2; ++part, p += half()) {
+            for (std::size_t i = 0; i < codes(); ++i) p[i] = std::uint32_t(generator()) * 2654435761u;
+            auto* s = reinterpret_cast<smalti::fp16*>(p + codes());
+            for (std::size_t i = 0; i < std::size_t(kv_heads) * keys_ * rows::width; ++i) s[i] = smalti::narrow<smalti::fp16>(int(i % rows::width) < rows::scales ? scale : minimum);
+          }
+        }),
+        q_(std::size_t(kv_heads) * group * d), o_(q_.size()) {
+    fill(q_.data(), q_.size(), 3);
+    run(kv_.first());
+    std::vector<bf16> plain[2];
+    const int head = kv_heads - 1;
+    for (int part = 0; part < 2; ++part)
+      for (int j = 0; j < keys_; ++j)
+        for (int c = 0; c < d; ++c) {
+          const std::uint32_t word = kv_.first()[part * half() + (std::size_t(head) * keys_ + j) * rows::words + c / 2 % rows::words];
+          const unsigned code = word >> (c / 2 / rows::words * Storage::bits + 16 * (c % 2)) & ((1u << Storage::bits) - 1);
+          plain[part].push_back(smalti::narrow<bf16>(Storage::affine ? float(code) * scale + minimum : (float(code) - float(1 << (Storage::bits - 1))) * scale));
+        }
+    demand_row(&q_[std::size_t(head) * group_ * d], plain[0].data(), plain[1].data(), &o_[std::size_t(head) * group_ * d], keys_);
+  }
+  void run() { run(kv_.next()); }
+  double bytes() const { return 2.0 * kv_heads * keys_ * (4.0 * rows::words + sizeof(smalti::fp16) * rows::width); }
+  double flop() const { return 4.0 * kv_heads * group_ * double(keys_) * d; }
+
+ private:
+  std::size_t codes() const { return std::size_t(kv_heads) * keys_ * rows::words; }
+  std::size_t half() const { return codes() + (std::size_t(kv_heads) * keys_ * rows::width + 1) / 2; }
+  void run(const std::uint32_t* from) {
+    const auto part = [&](const std::uint32_t* p) {
+      return attention::quantized_rows<Storage>{attention::bhsd<const std::uint32_t>(p, 1, keys_, kv_heads, rows::words),
+                                                attention::bhsd<const smalti::fp16>(reinterpret_cast<const smalti::fp16*>(p + codes()), 1, keys_, kv_heads, rows::width)};
+    };
+    demand(op::run(smalti::host_context{1}, {.q = attention::bhsd<const bf16>(q_.data(), 1, 1, kv_heads * group_, d), .kv = {part(from), part(from + half())}, .o = attention::bhsd(o_.data(), 1, 1, kv_heads * group_, d)}));
+  }
+  int keys_, group_;
+  rotating<std::uint32_t> kv_;
+  std::vector<bf16> q_, o_;
+};
+template <class Storage> void enter_coded(const std::string& name, int keys, int group) {
+  enter("attention/decode/" + name + "/d128/" + std::to_string(keys) + "/gqa:" + std::to_string(group) + "/threads:1", [=](benchmark::State& state) {
+    auto c = std::make_shared<coded_decode<Storage>>(keys, group);
+    auto p = std::make_shared<decode_problem>(keys, group);
+    run(state, {.subject = timed("smalti", name, 1, [c] { c->run(); }), .peers = {contiguous_on(p)}, .flop = c->flop(), .bytes = c->bytes(),
+                .arithmetic = {instruction::fma, instruction::bf16_dot, instruction::amx_bf16}, .from_memory = true});
+  });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -161,6 +218,8 @@ int main(int argc, char** argv) {
   }
   for (const int group : {4, 8}) enter_decode("contiguous", 32768, group, false);
   enter_decode("paged16", 32768, 4, true);
+  enter_coded<policy::kv_int8<>>("int8", 32768, 4);
+  enter_coded<policy::kv_int4<32>>("int4", 32768, 4);
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

@@ -43,9 +43,10 @@ def draw(points, context, path):
     floor = 10 ** math.floor(math.log10(min(p["tokens"] for p in points)))
     last = points[-1]["rows"]
     x = lambda rows: left + (wide - left - right) * math.log2(rows) / math.log2(last)
-    y = lambda tokens: high - bottom - (high - top - bottom) * math.log10(min(max(tokens, floor), ceiling) / floor) / math.log10(ceiling / floor)
+    y = lambda tokens: high - bottom - (high - top - bottom) * math.log10(max(tokens, floor) / floor) / math.log10(ceiling / floor)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" font-family="sans-serif" font-size="12">',
            f'<rect width="{wide}" height="{high}" fill="white"/>',
+           f'<clipPath id="plot"><rect x="{left}" y="{top - 1}" width="{wide - left - right}" height="{high - top - bottom + 2}"/></clipPath>',
            f'<text x="{left}" y="22" font-size="14">W4A16 (int4, groups of 128), 4096 x 4096 from memory, one thread: tokens a second</text>']
     decade = floor
     while decade <= ceiling:
@@ -58,7 +59,7 @@ def draw(points, context, path):
     out.append(f'<text x="{(left + wide - right) / 2}" y="{high - 12}" text-anchor="middle">rows (tokens at a time)</text>')
     for key, colour, name, dash in (("memory", "#1f77b4", "memory's limit", "6 4"), ("arithmetic", "#d62728", "the dot's limit", "6 4"), ("tokens", "#222", "measured", "")):
         line = " ".join(f"{x(p['rows']):.1f},{y(p[key]):.1f}" for p in points)
-        out.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>')
+        out.append(f'<polyline clip-path="url(#plot)" points="{line}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>')
     for i, (colour, name) in enumerate((("#1f77b4", "limit: read bandwidth"), ("#d62728", "limit: dot instruction"), ("#222", "measured"))):
         out.append(f'<text x="{wide - right - 6}" y="{high - bottom - 48 + 16 * i}" text-anchor="end" fill="{colour}">{name}</text>')
     for p in points:

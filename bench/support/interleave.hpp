@@ -43,7 +43,8 @@ struct contest {
 //!   peer_ratio        median over rounds of (time of the first peer) / (time of the subject): above 1, we are faster
 //!   peer_ratio.KEY    the same for each peer
 //!   dot_over_fma      rate of the best dot instruction over that of the FMA, where both are candidates
-//!   limit_FLOP/s, limit_bytes/s   medians of the limits
+//!   limit_FLOP/s, limit_bytes/s   medians of the limits. Those of arithmetic are measured right after a run of the subject, at
+//!                     the clock that this leaves: products of real operands draw more power than a loop on registers
 //!   spread            (third quartile - first quartile) / median of the subject's time: how much to trust it all
 //!   disturbed         share of samples in which, after 20 tries, other programs still kept our threads waiting
 //!                     (several threads only: their clock is the wall's; one thread's is its own)

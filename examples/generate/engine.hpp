@@ -4,21 +4,22 @@
 #include <memory>
 #include <string>
 #include <vector>
+#include "attention.hpp"
+#include "linear.hpp"
 #include "weights.hpp"
 
 namespace generate {
 
 struct engine_options {
-  std::string weights = "native";
+  linear_settings linear;
+  attention_settings attention;
   int threads = 0;                //!< 0: all
-  int page = 16;                  //!< tokens of a page
-  int cache_tokens = 2048;        //!< of all sequences together
-  int sequences = 1;              //!< open at once
   int chunk = 512;                //!< tokens of one pass
 };
 
 struct engine_bytes {
   std::size_t weights = 0, cache = 0, cache_used = 0, activations = 0;
+  std::size_t read = 0;      //!< of the weights that each token's pass must read: codes and scales of all but the embedding, without padding
 };
 
 //! One machine's engine. Sequences are numbers that open and fork give.
@@ -30,6 +31,9 @@ public:
   virtual void close(int sequence) = 0;
   virtual void truncate(int sequence, int tokens) = 0;
   virtual int length(int sequence) const = 0;
+  //! See attention_cache.
+  virtual void settle(int sequence) = 0;
+  virtual bool sparse_by_token() const = 0;
 
   //! Appends tokens to a sequence, in as many passes as they need. `all`: logits of every token, else of the last; they go to
   //! `logits`, vocabulary after vocabulary.

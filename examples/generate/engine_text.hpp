@@ -6,13 +6,11 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
-#include <smalti/core/segments.hpp>
-#include <smalti/ops/attention.hpp>
-#include <smalti/ops/cache.hpp>
 #include <smalti/ops/norm.hpp>
 #include <smalti/ops/rotary.hpp>
 #include <smalti/policy/position.hpp>
 #include <smalti/prim/permute.hpp>
+#include "attention.hpp"
 #include "engine.hpp"
 #include "linear.hpp"
 #include "machine.hpp"
@@ -23,11 +21,6 @@ using namespace smalti;
 
 //! D: columns of a head.
 template <int D, class Pairs> class engine_of final : public engine {
-  using storage = policy::kv_plain<bf16>;
-  using layout = policy::nhd;
-  using store = cache::append<bf16, storage, layout>;
-  struct split : attention::options { static constexpr bool split_kv = true; };
-  using attend = attention::flash<bf16, D, attention::paged_kv<bf16>, policy::causal, split>;
   using turn = rotary::rotate<bf16, Pairs, D>;
   struct from_embedding : norm::options { static constexpr bool adds = true; };
   using first_norm = norm::rms<bf16, bf16, from_embedding>;
@@ -41,9 +34,9 @@ template <int D, class Pairs> class engine_of final : public engine {
 public:
   engine_of(const machine& on, const weights& w, const engine_options& o) : on_(on), c_(w.shape), o_(o) {
     for (const layer_weights& from : w.layers)
-      layers_.push_back({.qkv = make_linear(o.weights, from.qkv), .out = make_linear(o.weights, from.out), .gate_up = make_linear(o.weights, from.gate_up),
-                         .down = make_linear(o.weights, from.down), .attention_norm = on_machine(from.attention_norm), .feed_forward_norm = on_machine(from.feed_forward_norm)});
-    head_ = make_linear(o.weights, w.head);
+      layers_.push_back({.qkv = make_linear(o.linear, from.qkv), .out = make_linear(o.linear, from.out), .gate_up = make_linear(o.linear, from.gate_up, form::pairs),
+                         .down = make_linear(o.linear, from.down), .attention_norm = on_machine(from.attention_norm), .feed_forward_norm = on_machine(from.feed_forward_norm)});
+    head_ = make_linear(o.linear, w.head);
     final_norm_ = on_machine(w.final_norm);
     embedding_ = bf16_rows(w.embedding);
 
@@ -52,31 +45,29 @@ public:
     policy::fill_frequencies(model, frequencies.data());
     frequencies_ = on_machine(frequencies);
 
-    shape_ = {.pages = ceil_div(o.cache_tokens, o.page) + o.sequences, .page = o.page, .kv_heads = c_.kv_heads, .key_dim = D, .value_dim = D, .layers = c_.layers};
-    const cache::paged_limits limits{.sequences = o.sequences, .tokens = std::min(c_.context, shape_.pages * o.page)};
-    metadata_ = buffer<std::byte>(paged::metadata_bytes(shape_, limits));
-    expect(pages_.attach(shape_, limits, {metadata_.data(), metadata_.size()}));
-    pool_memory_ = buffer<std::byte>(cache::pool_bytes<storage, layout>(shape_));
-    expect((cache::make_pool<storage, layout>(shape_, {pool_memory_.data(), pool_memory_.size()}, pool_)));
-    sequences_.resize(std::size_t(o.sequences));
+    cache_ = make_attention(o.attention, c_);
 
     const std::size_t t = std::size_t(o.chunk);
     stream_ = buffer<float>(t * c_.width), x_ = buffer<bf16>(t * c_.width), qkv_ = buffer<bf16>(t * (c_.heads + 2 * c_.kv_heads) * D);
     mixed_ = buffer<bf16>(t * c_.heads * D), inner_ = buffer<bf16>(t * c_.hidden);
-    ids_ = buffer<int>(t), positions_ = buffer<int>(t), slots_ = buffer<int>(t), offsets_ = buffer<int>(2);
+    ids_ = buffer<int>(t), positions_ = buffer<int>(t);
   }
 
-  int open() override { return put([&](cache::sequence& s) { return pages_.open(s); }); }
-  int fork(int from) override { return put([&](cache::sequence& s) { return pages_.fork(at(from), s); }); }
-  void close(int s) override { expect(pages_.close(at(s))), sequences_[std::size_t(s)] = {}; }
-  void truncate(int s, int tokens) override { expect(pages_.truncate(at(s), tokens)); }
-  int length(int s) const override { return pages_.positions(at(s)); }
+  int open() override { return cache_->open(); }
+  int fork(int from) override { return cache_->fork(from); }
+  void close(int s) override { cache_->close(s); }
+  void truncate(int s, int tokens) override { cache_->truncate(s, tokens); }
+  int length(int s) const override { return cache_->length(s); }
+  void settle(int s) override { cache_->settle(on_, s, memory_); }
+  bool sparse_by_token() const override { return cache_->sparse_by_token(); }
   const config& shape() const override { return c_; }
 
   void feed(int s, const std::vector<int>& tokens, bool all, std::vector<float>& logits) override {
     logits.resize(std::size_t(all ? tokens.size() : 1) * c_.vocabulary);
-    for (std::size_t first = 0; first < tokens.size(); first += std::size_t(o_.chunk)) {
-      const int n = int(std::min(tokens.size() - first, std::size_t(o_.chunk)));
+    // equal passes: the last one's queries may be what a cache chooses by
+    const int passes = ceil_div(int(tokens.size()), o_.chunk), most = passes > 0 ? ceil_div(int(tokens.size()), passes) : 0;
+    for (std::size_t first = 0; first < tokens.size(); first += std::size_t(most)) {
+      const int n = int(std::min(tokens.size() - first, std::size_t(most)));
       const bool last = first + std::size_t(n) == tokens.size();
       pass(s, tokens.data() + first, n);
       if (all) read_logits(0, n, logits.data() + first * std::size_t(c_.vocabulary));
@@ -86,61 +77,29 @@ public:
 
   engine_bytes bytes() const override {
     engine_bytes b;
-    for (const layer& l : layers_) b.weights += l.qkv->bytes() + l.out->bytes() + l.gate_up->bytes() + l.down->bytes() + l.attention_norm.bytes() + l.feed_forward_norm.bytes();
-    b.weights += head_->bytes() + embedding_.bytes() + final_norm_.bytes();
-    b.cache = pool_memory_.bytes();
-    b.cache_used = std::size_t(pages_.bytes_in_use());
+    for (const layer& l : layers_) {
+      for (const linear* part : {l.qkv.get(), l.out.get(), l.gate_up.get(), l.down.get()}) b.weights += part->bytes(), b.read += part->needed();
+      b.weights += l.attention_norm.bytes() + l.feed_forward_norm.bytes();
+    }
+    b.weights += head_->bytes() + embedding_.bytes() + final_norm_.bytes(), b.read += head_->needed();
+    b.cache = cache_->bytes(), b.cache_used = cache_->bytes_used();
     b.activations = stream_.bytes() + x_.bytes() + qkv_.bytes() + mixed_.bytes() + inner_.bytes() + logits_.bytes() + memory_.bytes();
     return b;
   }
 
 private:
-  using paged = cache::paged<storage, layout>;
-
   buffer<float> on_machine(const std::vector<float>& v) {
     buffer<float> b(v.size());
     b.put(v.data(), v.size());
     return b;
   }
-  cache::sequence at(int s) const {
-    if (s < 0 || std::size_t(s) >= sequences_.size()) throw std::runtime_error("no such sequence");
-    return sequences_[std::size_t(s)];
-  }
-  template <class Make> int put(Make make) {
-    for (std::size_t i = 0; i < sequences_.size(); ++i)
-      if (sequences_[i] == cache::sequence{}) {
-        expect(make(sequences_[i]));
-        return int(i);
-      }
-    throw std::runtime_error("too many sequences are open");
-  }
-
   // n tokens of one sequence through all layers; the stream holds the result.
   void pass(int s, const int* tokens, int n) {
     const int q_cols = c_.heads * D, kv_cols = c_.kv_heads * D, cols = q_cols + 2 * kv_cols, from = length(s);
-    const std::size_t count = std::size_t(n);
-    std::vector<int> slots(count), positions(count), sources(1), targets(1);
-    cache::page_moves moves{sources.data(), targets.data(), 1, 0};
-    expect(pages_.append(at(s), n, {slots.data(), n}, moves));
-    if (moves.count > 0) {
-      buffer<int> source(1), target(1);
-      source.put(sources.data(), 1), target.put(targets.data(), 1);
-      run<cache::copy_pages>(on_, {.from = pool_, .to = pool_, .source = source.data(), .target = target.data(), .count = moves.count}, memory_);
-      wait(on_);
-    }
+    cache_->append(on_, s, n, memory_);
+    std::vector<int> positions(std::size_t(n), 0);
     for (int i = 0; i < n; ++i) positions[std::size_t(i)] = from + i;
-    ids_.put(tokens, std::size_t(n)), positions_.put(positions.data(), std::size_t(n)), slots_.put(slots.data(), std::size_t(n));
-    const int offsets[2] = {0, n};
-    offsets_.put(offsets, 2);
-
-    const cache::sequence mine[] = {at(s)};
-    const int width = pages_.width_for(mine, 1);
-    const cache::batch_tables tables = pages_.tables_of(1, width);
-    const std::size_t ints = std::size_t(tables.ints());
-    std::vector<int> entries(ints);
-    expect(pages_.tables(mine, 1, width, entries.data(), tables.ints()));
-    tables_.reserve(entries.size());
-    tables_.put(entries.data(), entries.size());
+    ids_.put(tokens, std::size_t(n)), positions_.put(positions.data(), std::size_t(n));
 
     const view<float> stream = stream_.rows(n, c_.width);
     const view<bf16> x = x_.rows(n, c_.width), qkv = qkv_.rows(n, cols), inner = inner_.rows(n, c_.hidden);
@@ -154,8 +113,8 @@ private:
       l.qkv->project(on_, x_.read(n, c_.width), qkv, memory_);
       const view<bf16> turning{qkv.data, n, q_cols + kv_cols, cols};
       run<turn>(on_, {.x = {turning.data, n, turning.cols, cols}, .y = turning, .positions = positions_.data(), .frequencies = frequencies_.data(), .heads = c_.heads + c_.kv_heads}, memory_);
-      run<store>(on_, {.pool = pool_, .layer = int(i), .k = {qkv.data + q_cols, n, kv_cols, cols}, .v = {qkv.data + q_cols + kv_cols, n, kv_cols, cols}, .slots = slots_.data()}, memory_);
-      look(int(i), n, from + n, tables.at(tables_.data(), int(i)), cols);
+      cache_->store(on_, int(i), {qkv.data + q_cols, n, kv_cols, cols}, {qkv.data + q_cols + kv_cols, n, kv_cols, cols}, memory_);
+      cache_->look(on_, int(i), {qkv.data, n, q_cols, cols}, mixed_.rows(n, q_cols), memory_);
       l.out->add_to(on_, mixed_.read(n, q_cols), stream, memory_);
       normalize(l.feed_forward_norm, n);
       l.gate_up->gated(on_, x_.read(n, c_.width), inner, memory_);
@@ -165,18 +124,6 @@ private:
 
   void normalize(const buffer<float>& gain, int n) {
     run<stream_norm>(on_, {.x = stream_.read(n, c_.width), .gain = {gain.data(), 1, c_.width, c_.width}, .y = x_.rows(n, c_.width), .epsilon = c_.epsilon}, memory_);
-  }
-
-  void look(int layer, int n, int keys, const pages& where, int cols) {
-    const auto pool = [&](cache::plane p) {
-      return attention::pool_of(layout{}, static_cast<const bf16*>(cache::pool_rows<bf16>(pool_, p, layer).data), shape_.pages, shape_.page, c_.kv_heads, D);
-    };
-    typename attend::args a{.q = attention::ragged(static_cast<const bf16*>(qkv_.data()), segments<std::int32_t>{offsets_.data(), 1}, n, c_.heads, D),
-                            .kv = {pool(cache::plane::keys), pool(cache::plane::values), where, 1, keys},
-                            .o = attention::ragged(mixed_.data(), segments<std::int32_t>{offsets_.data(), 1}, n, c_.heads, D)};
-    a.q.row_stride = cols;
-    a.split_keys = attend::suggest_split_keys(on_, a);
-    run<attend>(on_, a, memory_);
   }
 
   void read_logits(int first, int n, float* out) {
@@ -198,15 +145,11 @@ private:
   buffer<bf16> embedding_;
   buffer<float> final_norm_, frequencies_;
 
-  cache::pool_shape shape_{};
-  cache::page_pool pool_{};
-  paged pages_;
-  buffer<std::byte> metadata_, pool_memory_;
-  std::vector<cache::sequence> sequences_;
+  std::unique_ptr<attention_cache> cache_;
 
   buffer<float> stream_, logits_;
   buffer<bf16> x_, qkv_, mixed_, inner_;
-  buffer<int> ids_, positions_, slots_, offsets_, tables_;
+  buffer<int> ids_, positions_;
   scratch memory_;
 };
 

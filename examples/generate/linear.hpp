@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
 #include <smalti/core/float.hpp>
 #include "machine.hpp"
 #include "weights.hpp"
@@ -20,16 +21,26 @@ struct linear {
   virtual void gated(const machine&, smalti::view<const smalti::bf16> x, smalti::view<smalti::bf16> y, scratch&) const = 0;
   //! y in float.
   virtual void logits(const machine&, smalti::view<const smalti::bf16> x, smalti::view<float> y, scratch&) const = 0;
-  virtual std::size_t bytes() const = 0;
+  virtual std::size_t bytes() const = 0;          //!< held
+  virtual std::size_t needed() const = 0;         //!< of codes and what belongs to their groups: what a product must read, without any padding
 };
+
+struct linear_settings {
+  std::string weights = "native";
+  bool int8_activations = false;      //!< x is rounded to 8 bits, with a scale for each group of the weights (32 where they have none)
+};
+enum class form { plain, pairs };     //!< pairs: gated() is what will be asked, nothing else
 
 //! The rows of a matrix in bf16, in the machine's memory, rounding to nearest even what is finer.
 buffer<smalti::bf16> bf16_rows(const matrix& m);
 
-//! Weights in bf16, rounding to nearest even what is finer.
-std::unique_ptr<linear> make_bf16(const matrix& w);
+//! The format of settings.weights; refuses unknown ones by naming the known ones. native: as the file has it.
+std::unique_ptr<linear> make_linear(const linear_settings& s, const matrix& w, form f = form::plain);
+//! Every format that can be asked for, native first.
+const std::vector<std::string>& weight_formats();
 
-//! The format of that name; refuses unknown ones by naming the known ones.
-std::unique_ptr<linear> make_linear(const std::string& format, const matrix& w);
+// One translation unit each. `native`: the file's own codes are kept, else the numbers are quantized.
+using maker = std::unique_ptr<linear>(const matrix& w, form f, bool native, bool int8_activations);
+maker make_bf16, make_int8, make_int6, make_int4, make_int3, make_nf4, make_mxfp4, make_fp8, make_q4_0, make_q4_1, make_q8_0;
 
 }  // namespace generate

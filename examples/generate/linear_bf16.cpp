@@ -1,4 +1,5 @@
 // Weights in bf16.
+#include <stdexcept>
 #include <vector>
 #include <smalti/ops/gemm.hpp>
 #include "linear.hpp"
@@ -30,6 +31,7 @@ struct linear_bf16 final : linear {
     run<last>(on, {.a = x, .b = w.read(n, k), .c = y}, memory);
   }
   std::size_t bytes() const override { return w.bytes(); }
+  std::size_t needed() const override { return w.bytes(); }
 
   int n, k;
   buffer<bf16> w;
@@ -51,6 +53,9 @@ buffer<bf16> bf16_rows(const matrix& m) {
   return all;
 }
 
-std::unique_ptr<linear> make_bf16(const matrix& w) { return std::make_unique<linear_bf16>(w); }
+std::unique_ptr<linear> make_bf16(const matrix& w, form, bool, bool int8_activations) {
+  if (int8_activations) throw std::runtime_error("--activations int8 takes weights whose codes are integers, not bf16: --weights q8_0 or int8 is close to it");
+  return std::make_unique<linear_bf16>(w);
+}
 
 }  // namespace generate

@@ -16,6 +16,7 @@
 
 #include "engine.hpp"
 #include "machine.hpp"
+#include "matrix.hpp"
 #include "model_file.hpp"
 #include "options.hpp"
 #include "reports.hpp"
@@ -57,6 +58,7 @@ std::string answer(engine& e, const tokenizer& t, const options& o, int sequence
   std::vector<float> logits;
   const double start = now();
   e.feed(sequence, prompt, false, logits);
+  e.settle(sequence);
   const double first = now();
   took.prefill += first - start, took.prefill_tokens += prompt.size();
   for (int i = 0; i < o.length; ++i) {
@@ -115,17 +117,18 @@ int main_of(int argc, char** argv) {
   const tokenizer tokens(model.vocabulary());
   if (!o.tokenize.empty()) return run_tokenize(tokens, o);
 
-  const int most = model.weights().shape.context;
-  engine_options settings{.weights = o.weights, .threads = o.threads, .page = o.page, .cache_tokens = std::min(std::max(o.context, o.window), most)};
-  const std::unique_ptr<engine> e = make_host_engine(model.weights(), settings);
+  if (!o.matrix.empty()) return run_matrix(model, tokens, o);
+  const std::unique_ptr<engine> e = make_host_engine(model.weights(), settings_of(o, model.weights().shape));
   if (!o.json) std::fprintf(stderr, "%s: %d layers of %d, loaded in %.1f s\n", model.name().c_str(), e->shape().layers, e->shape().width, now() - start);
 
   if (!o.logits.empty() && o.tokens.empty()) throw std::runtime_error("--logits needs --tokens: the file with tokens.0, tokens.1, ...");
   if (!o.tokens.empty()) return run_logits(*e, o);
   if (!o.greedy.empty()) return run_greedy(*e, o);
   if (!o.eval.empty()) return run_eval(*e, tokens, o);
+  if (!o.recall.empty()) return run_recall(*e, o);
+  if (!o.speed.empty()) return run_speed(*e, o);
   if (o.chat) return chat(*e, tokens, o, !model.vocabulary().bytes);
-  if (o.prompt.empty()) throw std::runtime_error("nothing to do: --prompt, --chat, --eval, --greedy, --tokens or --tokenize");
+  if (o.prompt.empty()) throw std::runtime_error("nothing to do: --prompt, --chat, --eval, --recall, --greedy, --tokens, --tokenize or --matrix");
 
   const bool plain = o.raw || model.vocabulary().bytes;
   const std::string text = plain ? o.prompt : templated("system", system_text) + templated("user", o.prompt) + "<|im_start|>assistant\n";

@@ -30,7 +30,7 @@ void expect(const io::file_status& s, const std::string& what) {
 [[noreturn]] void refuse(const std::string& what) { throw std::runtime_error(what); }
 
 matrix plain_matrix(const io::plain& t) {
-  return {t.n, t.k, [t](std::int64_t first, std::int64_t count, float* out) { t.values(first, count, out); }};
+  return {t.n, t.k, [t](std::int64_t first, std::int64_t count, float* out) { t.values(first, count, out); }, {}};
 }
 std::vector<float> vector_of(const matrix& m) {
   std::vector<float> v(std::size_t(m.n * m.k));
@@ -66,8 +66,14 @@ template <class Get> void gather(weights& w, Get get) {
 }  // namespace
 
 matrix stacked(const std::vector<matrix>& parts) {
-  matrix all{0, parts.front().k, {}};
-  for (const matrix& p : parts) all.n += p.n;
+  matrix all{0, parts.front().k, {}, {}};
+  bool coded = true;
+  for (const matrix& p : parts) {
+    all.n += p.n;
+    coded = coded && !p.coded.empty();
+    all.coded.insert(all.coded.end(), p.coded.begin(), p.coded.end());
+  }
+  if (!coded) all.coded.clear();
   all.rows = [parts](std::int64_t first, std::int64_t count, float* out) {
     for (const matrix& p : parts) {
       if (first < p.n && count > 0) {
@@ -180,7 +186,7 @@ struct model_file::contents {
     if (io::import_plain(t, rows)) return plain_matrix(rows);
     auto q = std::make_shared<io::quantized>();
     expect(io::import_tensor(t, *q), std::string(t.name));
-    return {q->n, q->k, [q](std::int64_t first, std::int64_t count, float* out) { dequantize(*q, first, count, out); }};
+    return {q->n, q->k, [q](std::int64_t first, std::int64_t count, float* out) { dequantize(*q, first, count, out); }, {q}};
   }
 
   void read_vocabulary() {

@@ -8,10 +8,14 @@
 namespace generate {
 
 const char* usage() {
-  return R"(generate --prompt "..." | --chat | --eval FILE | --greedy FILE | --tokens FILE | --tokenize FILE
+  return R"(generate --prompt "..." | --chat | --eval FILE | --recall FILE | --greedy FILE | --tokens FILE | --tokenize FILE | --matrix FILE
 
   --model PATH        a GGUF file, or a folder with config.json and model.safetensors
-  --weights FORMAT    how weights are held: native, bf16
+  --weights FORMAT    how weights are held: native (as the file has them), bf16, int8, int4:g128, nf4, mxfp4, q4_0, q4_1, q8_0, fp8, int6, int3
+  --activations TYPE  what they are multiplied with: bf16, int8
+  --attention WAY     flash, hip:K, quest:K (K keys are looked at), window:W (the last W and the first 4)
+  --kv FORMAT         how keys and values are stored: bf16, fp8, int8, int4
+  --cache SYSTEM      dense, or what is kept of a prompt: snapkv:F, pyramid:F, ada:F, h2o:F, tova:F, streaming:F, F the share of its tokens
   --machine host      where it runs
   --threads N         0 takes all
   --length N          tokens to write at most (128)
@@ -19,9 +23,12 @@ const char* usage() {
   --page N            tokens of a cache page (16)
   --temperature T     0 takes the most likely token; --top-k K, --top-p P, --min-p P, --seed S
   --raw               no chat template around the prompt
-  --eval FILE         bits per byte of a text, in windows of --window tokens (512)
+  --eval FILE         bits per byte of a text, in windows of --window tokens (512); --windows N: the first N; --skip N: of each, N tokens are not scored (1)
+  --recall FILE       facts found again in contexts of at most --context tokens
+  --matrix FILE       --eval (and --recall) for each of --weights, --kv and --attention, which are then lists A,B,... or all: a table, and a plot beside it
   --greedy FILE       checks forced continuations
   --tokens FILE       logits of tokens.0, tokens.1, ...: their distance from the file's own; --logits FILE writes them
+  --speed P,G,D       tokens a second: prefill of P tokens, then decode of G, each behind D others
   --tokenize FILE     ids of each line {"text": ...}
   --json              results for machines
 )";
@@ -48,9 +55,10 @@ options parse(int argc, char** argv) {
   };
   const std::map<std::string, std::function<void(const char*)>> with_value = {
       {"--model", text(o.model)},     {"--prompt", text(o.prompt)}, {"--weights", text(o.weights)}, {"--machine", text(o.machine)},
+      {"--activations", text(o.activations)}, {"--attention", text(o.attention)}, {"--kv", text(o.kv)}, {"--cache", text(o.cache)}, {"--matrix", text(o.matrix)}, {"--speed", text(o.speed)},
       {"--tokens", text(o.tokens)},   {"--logits", text(o.logits)}, {"--greedy", text(o.greedy)},   {"--eval", text(o.eval)},
       {"--recall", text(o.recall)},   {"--tokenize", text(o.tokenize)},
-      {"--threads", whole(o.threads, 0)}, {"--page", whole(o.page, 1)}, {"--length", whole(o.length, 1)}, {"--window", whole(o.window, 2)},
+      {"--threads", whole(o.threads, 0)}, {"--ranks", whole(o.ranks, 1)}, {"--windows", whole(o.windows, 0)}, {"--skip", whole(o.skip, 1)}, {"--page", whole(o.page, 1)}, {"--length", whole(o.length, 1)}, {"--window", whole(o.window, 2)},
       {"--context", whole(o.context, 16)}, {"--top-k", whole(o.top_k, 0)},
       {"--temperature", number(o.temperature, 0, 100)}, {"--top-p", number(o.top_p, 0, 1)}, {"--min-p", number(o.min_p, 0, 1)},
       {"--seed", [&o](const char* v) { o.seed = std::strtoull(v, nullptr, 10); }}};
@@ -71,7 +79,9 @@ options parse(int argc, char** argv) {
     }
   }
   if (o.machine != "host") throw std::runtime_error("--machine " + o.machine + " is not built: host is");
-  if (!o.recall.empty()) throw std::runtime_error("--recall is not built yet");
+  if (o.activations != "bf16" && o.activations != "int8") throw std::runtime_error("--activations " + o.activations + " is not built: bf16 and int8 are");
+  if (o.ranks != 1) throw std::runtime_error("--ranks " + std::to_string(o.ranks) + " is not built: 1 is");
+  if (o.skip >= o.window) throw std::runtime_error("--skip must be less than --window: nothing would be scored");
   return o;
 }
 

@@ -1,6 +1,7 @@
 #include "reports.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -8,6 +9,7 @@
 #include <iostream>
 #include <iterator>
 #include <stdexcept>
+#include <thread>
 
 #include <unistd.h>
 
@@ -186,29 +188,165 @@ int run_greedy(engine& e, const options& o) {
   return right == checked ? 0 : 1;
 }
 
-int run_eval(engine& e, const tokenizer& t, const options& o) {
-  const std::string text = whole_file(o.eval);
-  const std::vector<int> ids = t.encode(text, false);
-  const std::size_t window = std::size_t(o.window);
+text_score score_text(engine& e, const tokenizer& t, const options& o) {
+  const std::vector<int> ids = t.encode(whole_file(o.eval), false);
+  const std::size_t window = std::size_t(o.window), skip = std::size_t(o.skip), whole = ids.size() / window + (ids.size() % window > skip ? 1 : 0);
+  const std::size_t windows = o.windows > 0 ? std::min(std::size_t(o.windows), whole) : whole;
   const int vocabulary = e.shape().vocabulary;
   double bits = 0;
-  std::size_t scored = 0, scored_bytes = 0;
-  for (std::size_t first = 0; first + 1 < ids.size(); first += window) {
+  text_score score;
+  for (std::size_t w = 0; w < windows; ++w) {
+    const std::size_t first = w * window;
     const std::vector<int> part(ids.begin() + std::ptrdiff_t(first), ids.begin() + std::ptrdiff_t(std::min(first + window, ids.size())));
     const int s = e.open();
     std::vector<float> logits;
     e.feed(s, part, true, logits);
     e.close(s);
-    for (std::size_t i = 1; i < part.size(); ++i) {
+    for (std::size_t i = skip; i < part.size(); ++i) {
       const float* row = logits.data() + (i - 1) * std::size_t(vocabulary);
       bits += (log_sum(row, vocabulary) - row[part[i]]) / std::log(2.0);
-      ++scored, scored_bytes += t.decode(part[i]).size();
+      ++score.tokens, score.bytes += t.decode(part[i]).size();
     }
-    progress("eval", std::min(first + window, ids.size()), ids.size());
+    progress("eval", w + 1, windows);
   }
-  const double per_byte = bits / double(scored_bytes), perplexity = std::exp2(bits / double(scored));
-  if (o.json) std::cout << nlohmann::json{{"bits_per_byte", per_byte}, {"perplexity", perplexity}, {"tokens", scored}, {"bytes", scored_bytes}, {"window", o.window}}.dump() << '\n';
-  else std::printf("%.5f bits per byte, perplexity %.4f, over %zu tokens in windows of %d\n", per_byte, perplexity, scored, o.window);
+  score.bits_per_byte = bits / double(score.bytes), score.perplexity = std::exp2(bits / double(score.tokens));
+  return score;
+}
+
+int run_eval(engine& e, const tokenizer& t, const options& o) {
+  const text_score s = score_text(e, t, o);
+  if (o.json) std::cout << nlohmann::json{{"bits_per_byte", s.bits_per_byte}, {"perplexity", s.perplexity}, {"tokens", s.tokens}, {"bytes", s.bytes}, {"window", o.window}}.dump() << '\n';
+  else std::printf("%.5f bits per byte, perplexity %.4f, over %zu tokens in windows of %d\n", s.bits_per_byte, s.perplexity, s.tokens, o.window);
+  return 0;
+}
+
+namespace {
+
+// The tokens that follow `ids`, each the most likely one.
+std::vector<int> greedy(engine& e, int sequence, const std::vector<int>& ids, std::size_t count) {
+  std::vector<float> logits;
+  if (e.sparse_by_token())
+    for (const int id : ids) e.feed(sequence, {id}, false, logits);
+  else e.feed(sequence, ids, false, logits);
+  std::vector<int> out;
+  while (true) {
+    out.push_back(best_of(logits.data(), int(logits.size())));
+    if (out.size() == count) return out;
+    e.feed(sequence, {out.back()}, false, logits);
+  }
+}
+
+}  // namespace
+
+recall_score score_recall(engine& e, const options& o) {
+  std::ifstream in(o.recall);
+  if (!in) throw std::runtime_error(o.recall + " cannot be opened");
+  std::vector<nlohmann::json> contexts;
+  recall_score score;
+  for (std::string line; std::getline(in, line);) {
+    auto context = nlohmann::json::parse(line);
+    // a question and its answer are short beside a context
+    if (int(context.at("context_ids").size()) + 64 <= o.context) contexts.push_back(std::move(context));
+    else ++score.skipped;
+  }
+  for (std::size_t i = 0; i < contexts.size(); ++i) {
+    const auto& context = contexts[i];
+    const int prefilled = e.open();
+    std::vector<float> logits;
+    e.feed(prefilled, context["context_ids"].get<std::vector<int>>(), false, logits);
+    e.settle(prefilled);
+    for (const auto& question : context.at("questions")) {
+      const auto answer = question.at("answer_ids").get<std::vector<int>>();
+      const int s = e.fork(prefilled);
+      const bool right = greedy(e, s, question.at("ids").get<std::vector<int>>(), answer.size()) == answer, dense = question.value("right", false);
+      e.close(s);
+      int near = 64;
+      while (near < question.at("distance").get<int>()) near *= 2;
+      for (recall_score::part* p : {&score.all, &score.by_length[context.at("length").get<int>()], &score.by_distance[near]})
+        ++p->asked, p->right += right, p->dense += dense, p->kept += right && dense;
+    }
+    e.close(prefilled);
+    progress("recall", i + 1, contexts.size());
+  }
+  return score;
+}
+
+std::string describe(const recall_score& r) {
+  std::string text;
+  for (const auto& [length, p] : r.by_length)
+    text += (text.empty() ? "" : ", ") + std::to_string(p.right) + " of " + std::to_string(p.asked) + " at " + std::to_string(length) + " (reference " + std::to_string(p.dense) + ")";
+  return text;
+}
+
+int run_recall(engine& e, const options& o) {
+  const recall_score r = score_recall(e, o);
+  if (o.json) {
+    const auto parts = [](const std::map<int, recall_score::part>& from) {
+      auto out = nlohmann::json::array();
+      for (const auto& [key, p] : from) out.push_back({{"up_to", key}, {"asked", p.asked}, {"right", p.right}, {"reference_right", p.dense}, {"kept", p.kept}});
+      return out;
+    };
+    std::cout << nlohmann::json{{"by_length", parts(r.by_length)}, {"by_distance", parts(r.by_distance)}, {"asked", r.all.asked}, {"right", r.all.right},
+                                {"reference_right", r.all.dense}, {"kept", r.all.kept}, {"contexts_skipped", r.skipped}}.dump() << '\n';
+    return 0;
+  }
+  std::printf("%s\n", describe(r).c_str());
+  for (const auto& [near, p] : r.by_distance) std::printf("  fact at most %5d tokens back: %d of %d (reference %d, of which kept %d)\n", near, p.right, p.asked, p.dense, p.kept);
+  if (r.skipped > 0) std::printf("%d contexts are longer than --context %d and were left out\n", r.skipped, o.context);
+  return 0;
+}
+
+namespace {
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// Bytes a second at which a buffer is read again and again, by as many threads: what the weights could be read at, at most.
+double read_rate(std::size_t bytes, int threads) {
+  const long long words = static_cast<long long>(bytes / sizeof(std::uint64_t));
+  const std::vector<std::uint64_t> buffer(std::size_t(words), 1);
+  const std::uint64_t* const data = buffer.data();
+  double best = 0;
+  for (int round = 0; round < 7; ++round) {
+    std::uint64_t all = 0;
+    const double start = now();
+#pragma omp parallel for simd num_threads(threads) reduction(+ : all) schedule(static)
+    for (long long i = 0; i < words; ++i) all += data[i];
+    const double took = now() - start;
+    if (all != std::uint64_t(words)) throw std::runtime_error("the buffer was not read");
+    best = std::max(best, double(bytes) / took);
+  }
+  return best;
+}
+
+}  // namespace
+
+int run_speed(engine& e, const options& o) {
+  int prefill = 0, decode = 0, depth = 0;
+  if (std::sscanf(o.speed.c_str(), "%d,%d,%d", &prefill, &decode, &depth) != 3 || prefill < 1 || decode < 1 || depth < 0) throw std::runtime_error("--speed takes three numbers: 512,64,0");
+  if (prefill + decode + depth > o.context) throw std::runtime_error("--speed needs --context for all its tokens");
+  const auto tokens = [&](int first, int count) {
+    std::vector<int> ids(std::size_t(count), 0);
+    for (int i = 0; i < count; ++i) ids[std::size_t(i)] = int((100 + (first + i) * 7919ll) % e.shape().vocabulary);
+    return ids;
+  };
+  std::vector<float> logits;
+  const int s = e.open();
+  e.feed(s, tokens(0, 32), false, logits);
+  e.truncate(s, 0);
+  if (depth > 0) e.feed(s, tokens(0, depth), false, logits);
+  const double start = now();
+  e.feed(s, tokens(depth, prefill), false, logits);
+  const double middle = now();
+  e.truncate(s, depth);
+  e.feed(s, tokens(depth, 1), false, logits);
+  const double again = now();
+  for (int i = 1; i <= decode; ++i) e.feed(s, tokens(depth + i, 1), false, logits);
+  const double end = now(), in = prefill / (middle - start), out = decode / (end - again), bytes = double(e.bytes().read) * out;
+  const double limit = read_rate(e.bytes().read, o.threads > 0 ? o.threads : int(std::thread::hardware_concurrency()));
+  if (o.json) std::cout << nlohmann::json{{"prefill", in}, {"decode", out}, {"weight_bytes_per_second", bytes}, {"read_bytes_per_second", limit}}.dump() << '\n';
+  else
+    std::printf("prefill of %d: %.1f tokens/s, decode of %d: %.1f tokens/s, behind %d tokens; weights are read at %.2f GB/s, a buffer of their size at %.2f\n", prefill, in, decode, out, depth,
+                bytes * 1e-9, limit * 1e-9);
   return 0;
 }
 

@@ -2,8 +2,10 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
+#include <smalti/io/quantized.hpp>
 
 namespace generate {
 
@@ -11,6 +13,7 @@ namespace generate {
 struct matrix {
   std::int64_t n = 0, k = 0;
   std::function<void(std::int64_t first, std::int64_t count, float* out)> rows;
+  std::vector<std::shared_ptr<const smalti::io::quantized>> coded;      //!< the same rows as the file's own codes, part below part; empty: the file has plain numbers
 };
 matrix stacked(const std::vector<matrix>& parts);
 

@@ -197,7 +197,7 @@ template <class Offset, int M, int How> void grouped(std::vector<int> lengths, i
     for_each_context(seed, [&](const auto& context) {
       std::memset(y.data(), 0xA5, y.size() * sizeof(float));
       std::memset(plan.data(), 0xFF, plan.size() * sizeof(int));
-      REQUIRE(launch<plan_kernel<Offset>>(context, {offsets.data(), experts, on_gpu ? int(std::bit_floor(unsigned(M))) : M, {plan.data(), 3, entries, entries}}).code == errc::ok);
+      REQUIRE(launch<plan_kernel<Offset>>(context, {offsets.data(), offsets.data() + 1, experts, on_gpu ? int(std::bit_floor(unsigned(M))) : M, {plan.data(), 3, entries, entries}}).code == errc::ok);
       REQUIRE(launch<kernel<M, problem, Left>>(context, a).code == errc::ok);
       wait(context);
       REQUIRE(y.guarded());

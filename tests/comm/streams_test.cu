@@ -9,6 +9,7 @@
 #include <smalti/comm/streams.hpp>
 
 #include "group.hpp"
+#include "on_queues.hpp"
 #include "schedules.hpp"
 
 using namespace smalti;
@@ -29,36 +30,9 @@ struct some_streams {
 };
 
 template <class C, class Value> void same(const std::string& what, const schedule_view& s, std::int64_t items, Value value) {
-  using on_queue = queued<C, net_type::queue>;
-  if (s.kind == collective::all_to_all) items *= s.chunks();
-  CAPTURE(what, s.ranks, items);
-  test::group<C> g(s, items);      // managed memory
-  for (int r = 0; r < s.ranks; ++r) {
-    const std::int64_t first = g.cut.offset(s.input(r).first);
-    for (std::int64_t i = 0; i < g.held(r); ++i) g.in(r)[i] = value(r, first + i);
-  }
   some_streams streams(s.ranks);
   net_type net(s.ranks, cuda_streams(streams.all));
-  std::vector<test::array<typename C::element>> out;
-  std::vector<test::scratch> memory;
-  for (int r = 0; r < s.ranks; ++r) {
-    out.emplace_back(std::size_t(g.made(r)));
-    auto x = g.all[std::size_t(r)];
-    x.output = out.back().data();
-    memory.emplace_back(on_queue::workspace_bytes(net.rank(r), s, x));
-    const status st = on_queue::run(net.rank(r), s, x, memory.back().get());
-    INFO(st.what);
-    REQUIRE(st);
-  }
-  const status met = net.settle();
-  INFO(met.what << " " << met.got);
-  REQUIRE(met);
-  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
-  REQUIRE(g.run());
-  for (int r = 0; r < s.ranks; ++r) {
-    REQUIRE(out[std::size_t(r)].guarded());
-    REQUIRE((g.made(r) == 0 || std::memcmp(out[std::size_t(r)].data(), g.out(r), std::size_t(g.made(r)) * sizeof(typename C::element)) == 0));
-  }
+  test::same_on_queues<C>(net, what, s, items, value, [] { return cudaDeviceSynchronize() == cudaSuccess; });
 }
 
 }  // namespace

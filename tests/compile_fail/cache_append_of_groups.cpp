@@ -1,4 +1,4 @@
-// expect: smalti: append stores floats as they are, policy::kv_plain<T>: a storage with scales in the pool is written by its codec
+// expect: smalti: append stores floats as they are, policy::kv_plain<T>, or integers, policy::kv_integer
 #include <smalti/ops/cache.hpp>
 
 using namespace smalti;

@@ -19,6 +19,7 @@
 
 #include "../reference/imported.hpp"
 #include "../support/golden.hpp"
+#include "../support/golden_file.hpp"
 #include "../support/paths.hpp"
 
 using namespace smalti;
@@ -26,27 +27,7 @@ using namespace smalti::io;
 
 namespace {
 
-// One of the golden files, as users open theirs.
-struct opened {
-  mapped_file file;
-  safetensors f;
-  explicit opened(const std::string& name) {
-    REQUIRE(file.open((test::golden_dir() + "/" + name).c_str()));
-    REQUIRE(f.read(file.data()));
-  }
-  const tensor* operator()(const golden::test_case& c, const char* role) const {
-    const auto at = c.names.find(role);
-    return at == c.names.end() ? nullptr : f.find(at->second);
-  }
-};
-
-std::vector<float> floats(const tensor& t) {
-  plain p;
-  REQUIRE(import_plain(t, p));
-  std::vector<float> v(std::size_t(p.n * p.k));
-  p.values(0, p.n, v.data());
-  return v;
-}
+using test::floats, test::opened;
 
 const reference::tables& tables() {
   static const reference::tables all = [] {

@@ -38,6 +38,7 @@ std::vector<check> attention_backward_checks();
 std::vector<check> prim_checks();
 std::vector<check> norm_checks();
 std::vector<check> quantize_checks();
+std::vector<check> route_checks();
 
 //! `n` elements between two bands; every byte is 0xFF, which is NaN in every float type.
 template <class T> class memory {

@@ -13,7 +13,7 @@ using host::block;
 
 namespace {
 
-block alone() { return {{0, 0, 0}}; }
+block alone() { return block(0, 0, 0); }
 
 // ---- tiles and memory
 

@@ -291,7 +291,7 @@ template <class Codec> bool codec_law(Codec codec) {
   for (int k = 0; k < K; ++k)
     for (int n = 0; n < N; ++n) codes[planes::place(k, 0).word * N + n] |= std::uint32_t(code_of(k, n)) << planes::place(k, 0).bit;
   for (int i = 0; i < K * K; ++i) unit[i] = narrow<bf16>(i % (K + 1) == 0 ? 1.0f : 0.0f);
-  host::block b{{0, 0, 0}};
+  host::block b(0, 0, 0);
   host::block::left<bf16, K, K> one;
   host::block::right<bf16, K, N> w;
   host::block::words<N, Words> packed;

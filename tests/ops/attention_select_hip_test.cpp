@@ -126,6 +126,17 @@ TEST_CASE("HiP's search is its definition", "[ops][attention][select]") {
   }
 }
 
+// 64 rows of three heads: 22 rows of each would be 66, so every fourth is scored.
+TEST_CASE("HiP's search chooses its stride where the heads of a list do not divide 64", "[ops][attention][select]") {
+  std::mt19937 generator(seed);
+  CAPTURE(seed);
+  batch b({{64}, {300}, 6, 2, d, d}, generator);
+  auto x = b.args();
+  x.shape = {64, 8, 5, 0, 0}, x.representatives = 1;
+  const auto want = defined(b, x.shape, 3, 4, 1);
+  test::for_each_context(seed, [&](const auto& context) { CHECK(search<op>(context, x) == want); });
+}
+
 TEST_CASE("HiP's search over pages is that over rows", "[ops][attention][select]") {
   std::mt19937 generator(seed);
   batch b(batches[0], generator);

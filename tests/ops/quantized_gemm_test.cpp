@@ -197,40 +197,6 @@ TEST_CASE("grouped: rows of many weights", "[ops][gemm][quantized][grouped]") {
   grouped_case<policy::int4_affine<64>>({0, 100, 0}, 33, 64, false, 1);
 }
 
-TEST_CASE("grouped: 16-bit weights as they are", "[ops][gemm][grouped]") {
-  using op = gemm::grouped_dense<bf16, policy::chain<>, float>;
-  std::mt19937 generator(quantized_seed);
-  const int n = 72, k = 136, experts = 4;
-  const std::vector<int> lengths{0, 20, 1, 14};
-  const int total = 35;
-  const auto x = random_array<bf16>(std::size_t(total) * k, generator), w = random_array<bf16>(std::size_t(experts) * n * k, generator);
-  array<std::int32_t> offsets(experts + 1);
-  offsets[0] = 0;
-  for (int e = 0; e < experts; ++e) offsets[e + 1] = offsets[e] + lengths[e];
-  array<float> y(std::size_t(total) * n);
-  for_each_context(quantized_seed, [&](const auto& plain) {
-    const auto context = with_tuning<one_tile>(plain);
-    op::args a{};
-    a.x = {x.data(), total, k, k};
-    a.w.matrix = {w.data(), n, k, k};
-    a.w.experts = experts;
-    a.y = {y.data(), total, n, n};
-    a.rows = {offsets.data(), experts};
-    run_linear<op>(context, a);
-    for (int e = 0; e < experts; ++e)
-      for (int r = offsets[e]; r < offsets[e + 1]; ++r)
-        for (int j = 0; j < n; ++j) {
-          double sum = 0, size = 0;
-          for (int c = 0; c < k; ++c) {
-            const double t = value(x[std::size_t(r) * k + c]) * value(w[(std::size_t(e) * n + j) * k + c]);
-            sum += t, size += std::abs(t);
-          }
-          if (!(std::abs(sum - y[std::size_t(r) * n + j]) <= (k + 4) * 0x1p-24 * size)) REQUIRE(std::abs(sum - y[std::size_t(r) * n + j]) <= (k + 4) * 0x1p-24 * size);
-        }
-    REQUIRE(y.guarded());
-  });
-}
-
 // ---- refusals
 
 namespace {

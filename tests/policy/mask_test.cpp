@@ -15,6 +15,7 @@
 #include <smalti/policy/masks/columns.hpp>
 #include <smalti/policy/masks/compose.hpp>
 #include <smalti/policy/masks/document.hpp>
+#include <smalti/policy/masks/from_key.hpp>
 #include <smalti/policy/masks/prefix.hpp>
 #include <smalti/policy/masks/window.hpp>
 #include <smalti/tile/flat.hpp>
@@ -163,6 +164,7 @@ TEST_CASE("masks of distance", "[policy][mask]") {
   law("sink_window without sinks", sink_window_keys(0, 4), diagonal([](int p, int k) { return k <= p && p - k < 4; }), knows::tiles);
   for (const int n : {0, 5, 30}) {
     CAPTURE(n);
+    law("from_key", from_key{n}, [n](int, int k, int, int) { return k >= n; }, knows::spans);
     law("prefix", prefix<>{n}, diagonal([n](int p, int k) { return k < n || k <= p; }), knows::spans);
   }
 }
@@ -170,8 +172,10 @@ TEST_CASE("masks of distance", "[policy][mask]") {
 TEST_CASE("each sequence has its own prefix", "[policy][mask]") {
   guarded<int> lengths(3);
   lengths[0] = 2, lengths[1] = 0, lengths[2] = 9;
-  for (int s = 0; s < 3; ++s)
+  for (int s = 0; s < 3; ++s) {
     CHECK(broken(prefix<>{100, lengths.data()}, diagonal([&](int p, int k) { return k < lengths[s] || k <= p; }), 9, 24, knows::spans, s) == "");
+    CHECK(broken(from_key{100, lengths.data()}, [&](int, int k, int, int) { return k >= lengths[s]; }, 9, 24, knows::spans, s) == "");
+  }
 }
 
 TEST_CASE("documents, ids and groups", "[policy][mask]") {

@@ -277,6 +277,43 @@ TEST_CASE("select_k repeats to the bit", "[prim][select_k]") {
   });
 }
 
+TEST_CASE("select_k by index takes any k, and a k of its own for each row", "[prim][select_k]") {
+  using op = prim::select_k<float>;
+  std::mt19937 g(seed);
+  for (const int n : {300, 20000})
+    for (const kind what : {kind::normal, kind::few_values, kind::special}) {
+      const int rows = 6, k = n - 7;
+      const test::array<std::int32_t> own = test::array_of<std::int32_t>({-3, 0, 1, n / 3, k, n + 5});
+      test::array<float> in(std::size_t(rows) * n, 1);
+      std::vector<std::vector<std::int32_t>> ordered;
+      for (int r = 0; r < rows; ++r) {
+        fill(in.data() + std::size_t(r) * n, n, what, g);
+        ordered.push_back(oracle::order_of(in.data() + std::size_t(r) * n, n, true));
+      }
+      for (const bool each : {false, true}) {
+        outcome<float> out(rows, k);
+        CAPTURE(seed, n, int(what), each);
+        test::for_each_context(seed, [&](const auto& context) {
+          out.poison();
+          op::args x;
+          x.rows = {in.data(), rows, n, n};
+          x.k = k, x.values = out.value_view(), x.indices = out.index_view(), x.arranged = arrangement::by_index, x.fill = -77;
+          if (each) x.row_k = own.data();
+          run<op>(context, x);
+          for (int r = 0; r < rows; ++r) {
+            std::vector<std::int32_t> want = oracle::select(ordered[std::size_t(r)], each ? std::clamp(own[std::size_t(r)], 0, k) : k, true);
+            want.resize(std::size_t(k), -1);
+            for (int j = 0; j < k; ++j)
+              if (out.indices[std::size_t(r) * out.stride + j] != want[std::size_t(j)]) FAIL("row " << r << " place " << j);
+            for (int j = 0; j < k; ++j)
+              if (!oracle::same_bits(out.values[std::size_t(r) * out.stride + j], want[std::size_t(j)] < 0 ? -77.0f : in[std::size_t(r) * n + want[std::size_t(j)]])) FAIL("row " << r << " value " << j);
+          }
+          REQUIRE(out.guarded());
+        });
+      }
+    }
+}
+
 TEST_CASE("select_k refuses what it cannot do", "[prim][select_k]") {
   using op = prim::select_k<float>;
   const auto context = test::any_context();
@@ -294,7 +331,7 @@ TEST_CASE("select_k refuses what it cannot do", "[prim][select_k]") {
   static float* odd = reinterpret_cast<float*>(reinterpret_cast<char*>(values.data()) + 2);
   const refusal refusals[] = {
     {"k must not be negative", errc::bad_value, [](op::args& x) { x.k = -1; }},
-    {"k must be at most 4096: sort the rows instead", errc::bad_value, [](op::args& x) { x.k = 4097; }},
+    {"k must be at most 4096: sort the rows instead, or take arrangement::by_index", errc::bad_value, [](op::args& x) { x.k = 4097; }},
     {"arranged must be arrangement::best_first or arrangement::by_index", errc::bad_value, [](op::args& x) { x.arranged = arrangement(9); }},
     {"rows has elements but no memory: its pointer is null", errc::null_pointer, [](op::args& x) { x.rows.data = nullptr; }},
     {"rows must not have a negative extent", errc::bad_shape, [](op::args& x) { x.rows.cols = -5; }},

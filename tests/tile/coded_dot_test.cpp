@@ -71,7 +71,7 @@ template <class T, class Codec, int Tile, int G, bool Corrected> void multiplies
     else x[i] = narrow<T>(float(int(generator() % 513) - 256) / 64);
   }
   const auto run = [&](int first, int rows, host::array_tile<float, R, N>& acc) {
-    host::block block{{0, 0, 0}};
+    host::block block(0, 0, 0);
     const auto a = std::make_unique<host::left_panel<T, R, K>>();
     typename host::block::coded<T, Codec, K, N, Tile> b;
     block.load(*a, view<const T, 1>{&x[std::size_t(first) * depth], rows, depth, depth}, 0, 0);

@@ -177,6 +177,7 @@ std::vector<shape> shapes(std::initializer_list<int> depths) {
       for (int k : depths) all.push_back({rows, cols, k});
   all.push_back({192, 64, 256});
   all.push_back({120, 128, 520});
+  all.push_back({391, 80, 148});                       // more rows than are widened at a time, and more steps
   return all;
 }
 

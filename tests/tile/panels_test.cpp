@@ -13,7 +13,7 @@ constexpr unsigned seed = 5;
 
 // Loads the panel into a block that keeps panels and into one that does not.
 template <class Panel, class Matrix> void same(host::block& keeps, const Matrix& m) {
-  host::block packs{{0, 0, 0}};
+  host::block packs(0, 0, 0);
   const auto kept = std::make_unique<Panel>(), fresh = std::make_unique<Panel>();
   keeps.load(*kept, m, 0, 0);
   packs.load(*fresh, m, 0, 0);
@@ -34,7 +34,7 @@ TEST_CASE("panels of one matrix that differ in form, shape or element are not ta
   const view<const bf16> m{memory.data(), size, size, size};
   test::array<std::byte> room(std::size_t(4) << 20);
   const auto store = std::make_unique<host::panel_store>(room.data(), room.size());
-  host::block keeps{{0, 0, 0}, store.get()};
+  host::block keeps(0, 0, 0, store.get());
   for (int again = 0; again < 2; ++again) {
     same<host::right_panel<bf16, 2048, 16>>(keeps, m);
     same<host::right_panel<bf16, 1024, 16>>(keeps, transposed(m));

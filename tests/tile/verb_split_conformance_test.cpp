@@ -1,6 +1,8 @@
 // Verb conformance, split: an operand of floats as two of tf32, on either side of a product with the unit matrix, which
-// gives the parts back to the bit; and a left operand that is loaded transposed.
+// gives the parts back to the bit; and a left operand that is loaded transposed. unpack_rows and unpack_columns: rows of codes with
+// scales as operands, through the same product.
 #include "conformance.hpp"
+#include <smalti/policy/codecs/integer.hpp>
 
 using namespace conformance;
 
@@ -60,7 +62,101 @@ template <bool Turned> void two_parts() {
   r.keep("high", high), r.keep("low", low), r.keep("right high", right_high), r.keep("right low", right_low);
 }
 
+// rows = I X and X I with X of rows of codes on either side, turned = I X': the numbers of the codes, by a gather in reverse order and
+// from where they lie. Groups of 2 rows and of Share numbers have a scale and a minimum.
+template <class T, int Bits, int Share, bool Affine> struct rows_of_codes {
+  static constexpr int N = 32, D = 64, W = D * Bits / 32, G = 2;
+  using codec = policy::offset_int<Bits, Affine ? 0 : 1 << (Bits - 1)>;
+  struct arguments {
+    view<const std::uint32_t, 1> words;
+    view<const fp16, 1> scales;
+    view<const T> unit;
+    view<float, 1> rows, back, turned;
+  } x;
+  static constexpr grid blocks(const arguments&) { return {}; }
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    stored_rows<Block, std::uint32_t, N, W> in_order, reversed;
+    stored_rows<Block, fp16, N / G, D / Share> scales, minima, scales_back, minima_back;
+    column<Block, int, N> order;
+    column<Block, int, N / G> groups;
+    block.map([](auto r) { return N - 1 - r; }, order, row_index{});
+    block.map([](auto r) { return N / G - 1 - r; }, groups, row_index{});
+    block.load(in_order, x.words, 0, 0);
+    block.load_rows(reversed, x.words, order, 0);
+    block.load(scales, x.scales, 0, 0);
+    block.load(minima, x.scales, 0, 1);
+    block.load_rows(scales_back, x.scales, groups, 0);
+    block.load_rows(minima_back, x.scales, groups, 1);
+    right<Block, T, N, D> right_rows;
+    right<Block, T, D, N> columns;
+    left<Block, T, N, D> left_rows;
+    left<Block, T, N, N> unit;
+    left<Block, T, D, D> large_unit;
+    right<Block, T, D, D> right_unit;
+    tile<Block, float, N, D> out;
+    tile<Block, float, D, N> out_turned;
+    block.load(unit, x.unit, 0, 0);
+    block.load(large_unit, x.unit, 0, 0);
+    block.load(right_unit, x.unit, 0, 0);
+    const auto unpack = [](auto& b, auto& rows, auto& columns_of, auto& other, const auto& w, const auto& back, const auto& s, const auto& m, const auto& sb, const auto& mb) {
+      if constexpr (Affine) {
+        b.unpack_rows(rows, codec{}, w, s, m);
+        b.unpack_columns(columns_of, codec{}, w, s, m);
+        b.unpack_rows(other, codec{}, back, sb, mb);
+      } else {
+        b.unpack_rows(rows, codec{}, w, s, unit_factor{});
+        b.unpack_columns(columns_of, codec{}, w, s, unit_factor{});
+        b.unpack_rows(other, codec{}, back, sb, unit_factor{});
+      }
+    };
+    unpack(block, right_rows, columns, left_rows, in_order, reversed, scales, minima, scales_back, minima_back);
+    block.multiply(out, unit, right_rows);
+    block.store(x.rows, 0, 0, out);
+    block.multiply(out, left_rows, right_unit);
+    block.store(x.back, 0, 0, out);
+    block.multiply(out_turned, large_unit, columns);
+    block.store(x.turned, 0, 0, out_turned);
+  }
+};
+
+template <class T, int Bits, int Share, bool Affine> void codes_in_rows(record& r, const std::string& name) {
+  using agent = rows_of_codes<T, Bits, Share, Affine>;
+  constexpr int n = agent::N, d = agent::D, w = agent::W, parts = d / Share;
+  std::mt19937 generator(seed);
+  test::array<std::uint32_t> words(n * w);
+  test::array<fp16> scales(n / 2 * 2 * parts);
+  test::array<T> unit(d * d);
+  test::array<float> rows(n * d), back(n * d), turned(n * d);
+  for (auto& word : words) word = std::uint32_t(generator());
+  for (fp16& s : scales) s = narrow<fp16>(float(int(generator() % 1000) - 300) / 700.0f);
+  for (int i = 0; i < d * d; ++i) unit[i] = narrow<T>(i / d == i % d ? 1.0f : 0.0f);
+  run(agent{{{words.data(), n, w, w}, {scales.data(), n / 2, 2 * parts, 2 * parts}, {unit.data(), d, d, d}, {rows.data(), n, d, d}, {back.data(), n, d, d}, {turned.data(), d, n, n}}});
+  for (int i = 0; i < n; ++i)
+    for (int c = 0; c < d; ++c) {
+      // Pair c / 2 of a row lies at position (c / 2) / w of word (c / 2) % w, its second number sixteen bits further.
+      const unsigned code = words[i * w + c / 2 % w] >> (c / 2 / w * Bits + 16 * (c % 2)) & ((1u << Bits) - 1);
+      const float scale = to_float(scales[i / 2 * 2 * parts + c / Share]), minimum = to_float(scales[i / 2 * 2 * parts + parts + c / Share]);
+      const double exact = Affine ? double(code) * scale + minimum : (double(code) - (1 << (Bits - 1))) * scale;
+      const double want = to_float(narrow<T>(float(exact))), unit_of = std::ldexp(std::abs(exact), std::is_same_v<T, bf16> ? -7 : -10) + 1e-7;   // a double rounding may differ from two
+      CAPTURE(name, i, c, code, scale, minimum);
+      REQUIRE(std::abs(rows[i * d + c] - want) <= unit_of);
+      REQUIRE(std::abs(rows[i * d + c] - exact) <= unit_of / 2 * 1.001);
+      REQUIRE(turned[c * n + i] == rows[i * d + c]);
+      REQUIRE(back[(n - 1 - i) * d + c] == rows[i * d + c]);
+    }
+  r.keep(name, rows);
+}
+
 }  // namespace
+
+TEST_CASE("rows of codes become operands", "[tile][conformance]") {
+  record r("verb_rows.bin");
+  codes_in_rows<bf16, 8, 64, false>(r, "bf16 of 8 bits");
+  codes_in_rows<bf16, 4, 32, true>(r, "bf16 of 4 bits, affine");
+  codes_in_rows<bf16, 4, 16, false>(r, "bf16 of 4 bits, small groups");
+  codes_in_rows<bf16, 2, 1, true>(r, "bf16 of 2 bits, affine, a scale for each");
+  codes_in_rows<fp16, 8, 32, true>(r, "fp16 of 8 bits, affine");
+}
 
 TEST_CASE("split gives two parts of tf32", "[tile][conformance]") {
   two_parts<false>();

@@ -182,50 +182,17 @@ struct context_parallel_backward {
     if (x.queries.rows(rank) == 0 || x.keys.rows(rank) == 0) return {};
     return plain::check(host_context{1}, all);
   }
+  template <class Net> using execution = rotation_execution<context_parallel_backward, Net>;
   template <class Net> static std::size_t workspace_bytes(const host_context& context, const Net& net, const args& x) {
-    if (!check(net, x)) return 0;
-    work w = work_of(context, net, x, nullptr);
-    return round_up_256(w.m.used) + rotation_run<Net, work>::workspace_bytes(net, w, x.options);
+    return execution<Net>::workspace_bytes(context, net, x);
   }
-
-  //! One call after another of one rank. The arrays and tables of args must live until it is done.
-  template <class Net> class execution {
-   public:
-    explicit execution(Net& net) : net_(&net), run_(net) {}
-    template <class Context> status start(const Context&, const args&, workspace) {
-      static_assert(explain_flow_context<Context>());
-      return {};
-    }
-    template <class Context> status run(const Context&, const args&, workspace) {
-      static_assert(explain_flow_context<Context>());
-      return {};
-    }
-    status start(const host_context& context, const args& x, workspace memory) {
-      if (const status bad = first_of([&] { return check(*net_, x); }, [&] { return check_workspace(memory, workspace_bytes(context, *net_, x)); }); !bad) return bad;
-      const work w = work_of(context, *net_, x, memory.data);
-      const std::size_t used = round_up_256(w.m.used);
-      return run_.start(w, x.options, {memory.data + used, memory.size - used}, shape_of(x));
-    }
-    progress advance() { return run_.advance(); }
-    const status& failure() const { return run_.failure(); }
-    nanoseconds deadline() const { return run_.deadline(); }
-    void abort() { run_.abort(); }
-    status run(const host_context& context, const args& x, workspace memory) {
-      if (const status bad = start(context, x, memory); !bad) return bad;
-      return run_.wait();
-    }
-
-   private:
-    Net* net_;
-    rotation_run<Net, work> run_;
-  };
 
   struct plain_options : options {
     using gradient = Gradient;
   };
 
  private:
-  static constexpr std::size_t round_up_256(std::size_t n) { return (n + 255) / 256 * 256; }
+  template <class System, class Net> friend class rotation_execution;
   static std::uint64_t shape_of(const args& x) {
     comm::detail::digest d;
     for (const std::int64_t n : {std::int64_t(-1), std::int64_t(D), std::int64_t(ValueDim), std::int64_t(x.q.heads), std::int64_t(x.k.heads), std::int64_t(comm::detail::element_code<T>()), std::int64_t(float_bits(x.scale))})

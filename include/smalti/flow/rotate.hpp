@@ -463,4 +463,49 @@ template <class Net, class Work> class rotation_run {
   status failure_;
 };
 
+//! One call after another of one rank, of a System that rotates: check, workspace, then start and advance, or run. The arrays and
+//! tables of args must live until it is done.
+//! System:  check(net, args), work_of(context, net, args, memory) and shape_of(args), which may be private to its friend
+template <class System, class Net> class rotation_execution {
+  using args = typename System::args;
+  using work = typename System::work;
+
+ public:
+  explicit rotation_execution(Net& net) : net_(&net), run_(net) {}
+
+  static std::size_t workspace_bytes(const host_context& context, const Net& net, const args& x) {
+    if (!System::check(net, x)) return 0;
+    const work w = System::work_of(context, net, x, nullptr);
+    return before_the_run(w) + rotation_run<Net, work>::workspace_bytes(net, w, x.options);
+  }
+  template <class Context> status start(const Context&, const args&, workspace) {
+    static_assert(explain_flow_context<Context>());
+    return {};
+  }
+  template <class Context> status run(const Context&, const args&, workspace) {
+    static_assert(explain_flow_context<Context>());
+    return {};
+  }
+  status start(const host_context& context, const args& x, workspace memory) {
+    if (const status bad = first_of([&] { return System::check(*net_, x); }, [&] { return check_workspace(memory, workspace_bytes(context, *net_, x)); }); !bad) return bad;
+    const work w = System::work_of(context, *net_, x, memory.data);
+    const std::size_t used = before_the_run(w);
+    return run_.start(w, x.options, {memory.data + used, memory.size - used}, System::shape_of(x));
+  }
+  progress advance() { return run_.advance(); }
+  const status& failure() const { return run_.failure(); }
+  nanoseconds deadline() const { return run_.deadline(); }
+  void abort() { run_.abort(); }
+  //! Start, and wait for the end.
+  status run(const host_context& context, const args& x, workspace memory) {
+    if (const status bad = start(context, x, memory); !bad) return bad;
+    return run_.wait();
+  }
+
+ private:
+  static std::size_t before_the_run(const work& w) { return (w.m.used + 255) / 256 * 256; }
+  Net* net_;
+  rotation_run<Net, work> run_;
+};
+
 }  // namespace smalti::inline SMALTI_CODE::flow

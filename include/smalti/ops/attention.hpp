@@ -134,7 +134,7 @@ struct flash {
     template <target G> using agent = flash_agent<Selector{}(G, Regime), problem<Regime, Split>>;
   };
   template <class Context> struct selector_for {
-    using type = typename selector_of<Context, default_tuning<T, D, value_dim>>::type;
+    using type = typename selector_of<Context, default_tuning<T, D, value_dim, requires { typename Kv::storage; }>>::type;
     static_assert(explain_attention_selector<type>());
   };
 
@@ -259,6 +259,7 @@ private:
   };
   // The packed keys and values of one head are wanted again by its next tiles of queries, and by the other heads of its group.
   template <attention_regime Regime, class Context> static std::size_t panel_bytes(const Context& context, const args& x) {
+    if constexpr (requires { typename Kv::storage; }) return 0;       // codes are decoded into every tile's own panels
     const attention_tuning t = tuning_of(context, Regime);
     const int rows = x.q.rows * group_in<Regime>(x);
     if (rows <= t.m * t.strips && x.q.heads / x.kv.heads() == group_in<Regime>(x)) return 0;

@@ -74,6 +74,22 @@ template <class T> struct row_scale {
   }
 };
 
+//! x * table[id[row], column]: a row of an embedding in the place of a product (STEM's up projection). Ids are rows of the table.
+template <class T> struct times_embedding {
+  view<const T, 1> table;
+  const int* id = nullptr;
+  int n = 0;
+  template <class V, class R, class C> SMALTI_HD V operator()(V x, R row, C column) const { return x * lookup(table, lookup(id, row, n), column); }
+  constexpr status check(const result_matrix& c) const {
+    if (c.rows == 0 || c.cols == 0) return {};
+    if (table.data == nullptr || id == nullptr) return {errc::null_pointer, "epilogue times_embedding: table or id is null"};
+    if (n < c.rows) return {errc::bad_shape, "epilogue times_embedding: n must be at least the rows of c", n, c.rows};
+    if (table.cols < c.cols) return {errc::bad_shape, "epilogue times_embedding: table needs as many columns as c", table.cols, c.cols};
+    if (table.stride < table.cols) return {errc::bad_shape, "epilogue times_embedding: stride must be at least the columns of table", table.stride, table.cols};
+    return {};
+  }
+};
+
 //! max(x, 0). NaN becomes 0 or stays NaN as the machine's max decides.
 struct relu {
   template <class V, class R, class C> SMALTI_HD V operator()(V x, R, C) const { return max(x, 0.0f); }

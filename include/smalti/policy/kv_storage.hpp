@@ -26,7 +26,9 @@ struct kv_format {
   std::uint8_t bits = 16;                     //!< of a code
   std::uint8_t scale_bytes = 0;               //!< what a group keeps beside its codes: scale, offset, ...
   kv_axis key_axis = kv_axis::none, value_axis = kv_axis::none;
-  std::int32_t key_group = 0, value_group = 0;
+  std::int32_t key_group = 0, value_group = 0;  //!< 0 with kv_axis::channels: all channels of a head
+  kv_code scale = kv_code::f32;               //!< what scales are stored as
+  bool minima = false;                        //!< a group keeps a minimum beside its scale
   friend constexpr bool operator==(const kv_format&, const kv_format&) = default;
 };
 
@@ -39,14 +41,14 @@ struct kv_bytes {
 //! The bytes of `tokens` tokens of `dim` channels in a format: dim * tokens * bits / 8 of codes, and scale_bytes for each group.
 constexpr kv_bytes bytes_of(const kv_format& f, kv_part part, int dim, int tokens) {
   const long long elements = static_cast<long long>(dim) * tokens;
-  const int group = part == kv_part::key ? f.key_group : f.value_group;
+  const int asked = part == kv_part::key ? f.key_group : f.value_group, group = asked > 0 ? asked : dim > 0 ? dim : 1;
   const bool grouped = (part == kv_part::key ? f.key_axis : f.value_axis) != kv_axis::none;
   return {elements * f.bits / 8, grouped ? elements / group * f.scale_bytes : 0};
 }
 
 namespace detail {
 constexpr bool groups_fit(kv_axis axis, int group, int dim, int tokens) {
-  return axis == kv_axis::none || dim == 0 || (axis == kv_axis::channels ? dim : tokens) % group == 0;
+  return axis == kv_axis::none || dim == 0 || group == 0 || (axis == kv_axis::channels ? dim : tokens) % group == 0;
 }
 }  // namespace detail
 

@@ -14,7 +14,7 @@ namespace smalti::inline SMALTI_CODE::prim::detail {
 
 constexpr int select_threads = 512;
 constexpr int select_items = 4;            // of a thread, one after another, in the collecting pass
-constexpr int select_capacity = 4096;      // the greatest k: its pairs fill 32 KiB of shared memory
+constexpr int select_capacity = 4096;      // pairs that fill 32 KiB of shared memory: the greatest k that is sorted
 
 template <class T> struct select_output {
   T* values;
@@ -23,7 +23,13 @@ template <class T> struct select_output {
   T fill;
   int k;
   bool best_first;
+  const std::int32_t* row_k;
 };
+
+template <class T> __device__ void put(const select_output<T>& to, int r, int place, T value, int index) {
+  if (to.values != nullptr) to.values[r * to.values_stride + place] = value;
+  if (to.indices != nullptr) to.indices[r * to.indices_stride + place] = index;
+}
 
 struct select_memory {
   unsigned long long pair[select_capacity];
@@ -93,7 +99,9 @@ template <class T, order Order, class Rows> __global__ void __launch_bounds__(se
   __shared__ select_memory memory;
   const int thread = int(threadIdx.x), r = int(blockIdx.x);
   const row_span<T> row = row_at(rows, r);
-  const int found = int(row.size < to.k ? row.size : to.k);
+  const int wanted = to.row_k == nullptr || to.row_k[r] > to.k ? to.k : to.row_k[r] < 0 ? 0 : to.row_k[r];
+  const int found = int(row.size < wanted ? row.size : wanted);
+  const bool direct = to.k > select_capacity;        // by_index: places are known as they are found
   std::uint32_t pivot = 0;
   int equal = found;
   if (found > 0 && found < row.size) find_cut_in_block<Order>(row, found, pivot, equal, memory);
@@ -115,7 +123,10 @@ template <class T, order Order, class Rows> __global__ void __launch_bounds__(se
       if (i >= row.size || ranks[j] < pivot) continue;
       const int place = above_here + (ties_here < equal ? ties_here : equal);
       const bool tie = ranks[j] == pivot;
-      if (!tie || ties_here < equal) memory.pair[place] = static_cast<unsigned long long>(~ranks[j]) << 32 | std::uint32_t(i);
+      if (!tie || ties_here < equal) {
+        if (!direct) memory.pair[place] = static_cast<unsigned long long>(~ranks[j]) << 32 | std::uint32_t(i);
+        else put(to, r, place, row.data[i], int(i));
+      }
       if (tie) ++ties_here;
       else ++above_here;
     }
@@ -124,10 +135,9 @@ template <class T, order Order, class Rows> __global__ void __launch_bounds__(se
   }
   __syncthreads();
   if (to.best_first && found > 1) sort_in_block(found, memory);
-  for (int j = thread; j < to.k; j += select_threads) {
+  for (int j = (direct ? found : 0) + thread; j < to.k; j += select_threads) {
     const int index = j < found ? int(std::uint32_t(memory.pair[j])) : -1;
-    if (to.values != nullptr) to.values[r * to.values_stride + j] = index >= 0 ? row.data[index] : to.fill;
-    if (to.indices != nullptr) to.indices[r * to.indices_stride + j] = index;
+    put(to, r, j, index >= 0 ? row.data[index] : to.fill, index);
   }
 }
 
@@ -136,7 +146,7 @@ template <class Args> std::size_t select_bytes(const cuda_context&, const Args&)
 template <class T, order Order, class Args> status select_rows(const cuda_context& context, const Args& x, workspace) {
   const device_guard guard(context);
   if (!guard.entered) return guard.entered;
-  const select_output<T> to{x.values.data, x.indices.data, x.values.stride, x.indices.stride, x.fill, x.k, x.arranged == arrangement::best_first};
+  const select_output<T> to{x.values.data, x.indices.data, x.values.stride, x.indices.stride, x.fill, x.k, x.arranged == arrangement::best_first, x.row_k};
   select_kernel<T, Order><<<unsigned(row_count(x.rows)), select_threads, 0, context.stream>>>(x.rows, to);
   return status_of(cudaGetLastError(), "select_k's kernel could not be launched");
 }

@@ -26,7 +26,7 @@ template <class T, order Order, class Args> status select_rows(const cuda_contex
 
 }  // namespace detail
 
-//! The greatest k that select_k takes.
+//! The greatest k that select_k takes in arrangement::best_first; by_index takes any.
 constexpr int greatest_k = 4096;
 
 //! The k best elements of each row.
@@ -36,12 +36,12 @@ constexpr int greatest_k = 4096;
 //! won by the lower index. -0 equals +0. NaN, of either sign, comes after every number and both infinities in both
 //! orders: it is selected only when a row has fewer than k numbers, by rising index. Selected elements are written as they are in
 //! the row (the sign of zero, the payload of NaN). A row of n < k elements fills the rest with index -1 and `fill`,
-//! in either arrangement.
+//! in either arrangement. With `row_k`, row r has a k of its own, min(max(row_k[r], 0), k): its places from there on are filled too.
 //!
 //! @tparam T      float, bf16, fp16 or std::int32_t
 //! @tparam Order  order::largest or order::smallest
 //! @tparam Rows   view<const T, 1>, or ragged<T, Offset> with Offset std::int32_t or std::int64_t
-//! @pre    0 <= k <= 4096; a row has fewer than 2^31 elements; outputs overlap nothing. On a GPU the offsets cannot be read by
+//! @pre    0 <= k, and at most 4096 in arrangement::best_first; a row has fewer than 2^31 elements; outputs overlap nothing. On a GPU the offsets cannot be read by
 //!         check(): they begin with 0, do not decrease, and end at most at extent.
 //! @post   gpu_to_gpu: the result is unique, so every machine, thread count and run gives the same bits; batch invariant
 //! @note   host: one read of a row (five where more than max(4 k, 8192) elements tie near the k-th), rows on threads.
@@ -64,6 +64,7 @@ struct select_k {
     view<std::int32_t, 1> indices{};                 //!< rows x k, places in the row; no data: indices are not wanted
     arrangement arranged = arrangement::best_first;
     T fill = detail::worst<T, Order>();              //!< the value of places that a short row leaves empty
+    const std::int32_t* row_k = nullptr;             //!< each row's own k, in the context's memory; null: k for all
   };
 
   //! Everything that run would refuse, except a workspace. On the host with ragged rows O(rows), else O(1).
@@ -71,7 +72,7 @@ struct select_k {
     static_assert(explain_context<Context>());
     if (status s = check_context(context); !s) return s;
     if (x.k < 0) return {errc::bad_value, "k must not be negative", x.k, 0};
-    if (x.k > greatest_k && !mutant(defect::any_k_accepted)) return {errc::bad_value, "k must be at most 4096: sort the rows instead", x.k, greatest_k};
+    if (x.k > most_of(x) && !mutant(defect::any_k_accepted)) return {errc::bad_value, "k must be at most 4096: sort the rows instead, or take arrangement::by_index", x.k, greatest_k};
     if (x.arranged != arrangement::best_first && x.arranged != arrangement::by_index)
       return {errc::bad_value, "arranged must be arrangement::best_first or arrangement::by_index", std::int64_t(x.arranged), 0};
     if (status s = detail::check_rows(is_host<Context>, x.rows); !s) return s;
@@ -82,7 +83,7 @@ struct select_k {
   //! Scratch memory: on the host a share for each thread, 0 on a GPU. Reads sizes and the context only.
   template <class Context> static std::size_t workspace_bytes(const Context& context, const args& x) {
     static_assert(explain_context<Context>());
-    if (detail::row_count(x.rows) <= 0 || x.k <= 0 || x.k > greatest_k) return 0;
+    if (detail::row_count(x.rows) <= 0 || x.k <= 0 || x.k > most_of(x)) return 0;
     if constexpr (runs_here<Context>) return detail::select_bytes(base_of(context), x);
     else return 0;
   }
@@ -101,6 +102,7 @@ struct select_k {
   }
 
 private:
+  static constexpr int most_of(const args& x) { return x.arranged == arrangement::by_index ? 2147483647 : greatest_k; }
   static status check_outputs(const args& x) {
     const int rows = detail::row_count(x.rows);
     if (x.values.data == nullptr && x.indices.data == nullptr)

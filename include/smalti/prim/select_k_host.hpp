@@ -35,7 +35,7 @@ struct select_scratch {
   std::size_t bytes = 0;
 };
 inline select_scratch lay_out_select(std::byte* base, std::int64_t longest, int k) {
-  const int capacity = int(std::min<std::int64_t>(longest, std::max(4 * k, greatest_sample)));
+  const int capacity = int(std::min<std::int64_t>(longest, std::max<std::int64_t>(4 * std::int64_t(k), greatest_sample)));
   carver c{base};
   select_scratch s;
   s.rank = c.take<std::uint32_t>(std::size_t(capacity) + overhang);
@@ -301,7 +301,7 @@ template <class Args> std::size_t select_bytes(const host_context& context, cons
 // One row into row r of the outputs.
 template <class T, order Order, class Args> void select_into(const Args& x, int r, const select_scratch& s) {
   const row_span<T> row = row_at(x.rows, r);
-  const int found = int(std::min<std::int64_t>(row.size, x.k));
+  const int own = x.row_k == nullptr ? x.k : std::clamp(x.row_k[r], 0, x.k), found = int(std::min<std::int64_t>(row.size, own));
   if (found > 0) select_row<T, Order>(row.data, row.size, found, s);
   if (x.arranged == arrangement::best_first && found > 1 && !mutant(defect::selection_not_sorted)) {
     for (int j = 0; j < found; ++j) s.pair[j] = std::uint64_t(~s.rank[j]) << 32 | std::uint32_t(s.index[j]);

@@ -222,6 +222,13 @@ enum class defect : int {
   hadamard_first_chunk,        //!< a transform reads its block's first chunk for every one
   hadamard_not_normalized,     //!< a transform is not divided by the root of its size
 
+  // routing
+  route_key_is_the_weight,     //!< the weight is made of the biased key
+  route_group_by_greatest,     //!< groups are compared by one key, not the sum of two
+  route_masks_with_zero,       //!< groups that are out get the key 0
+  route_rank_from_first_chunk, //!< slots of later chunks are counted from 0
+  route_drops_one_too_many,    //!< a full expert has a slot less than its capacity
+
   count,
   none = -1
 };

@@ -13,6 +13,7 @@
 //   words<Block, N, W>                              packed 32-bit codes of N columns, W words each
 //   coded<Block, T, Codec, K, N, Tile>              right<Block, T, K, N> of such codes, made by unpack<Tile> for one product: the machine
 //                                                   decodes them there
+//   stored_rows<Block, S, N, C>                     N rows of C elements of S as they lie in memory: codes in words, scales
 //   factors<Block, R, G>                            of a scaled product's rows: one float for each row and group of k
 //
 // Where and how often
@@ -22,7 +23,7 @@
 //   load(t, view, [n,] i, j)                        tile (i, j), zero outside the matrix; converts;
 //                                                   transposed(view) swaps the two axes
 //   load(t, stacks, o, n, i, j)                     the same of matrix n of stack o; store too
-//   load_rows(t, view, rows, j)                     gather: row r of t is row rows[r] of the view, which must exist;
+//   load_rows(t, view, rows, j[, name])             gather: row r of t is row rows[r] of the view, which must exist;
 //                                                   transposed(view): column r of t is row rows[r] of the view
 //   store(view, [n,] i, j, t)                       masked, converts (round to nearest even); transposed(view) too
 //   store_rows(view, rows, j, t)                    scatter of rows; rows[r] < 0 is skipped; transposed(view): column r of t
@@ -49,6 +50,10 @@
 //   load(w, panels, g, j)                           packed words: word tile g of column tile j
 //   unpack<T>(operand, codec, w...)                 depth-tile T of codes, one w for each part of them (policy/word_planes.hpp)
 //   unpack_scaled<T>(operand, codec, scales, zeros, w...)   (value - zero) * scale; tiles or rows; unit_factor{} for no zeros
+//   unpack_rows(operand, codec, words, scales, minima)      operand[r][c] = value(code c of row r) scale + minimum, one rounding to the
+//                                                   operand's type; words, scales, minima: stored_rows of R, R / t, R / t rows and one word,
+//                                                   scale and minimum for each so many channels (policy/kv_integer.hpp); unit_factor{}: no minima
+//   unpack_columns(right, codec, words, scales, minima)     the same turned: right[c][r]
 //   map(f, out, in...)                              out = f(in...) element by element, broadcasting rows and columns;
 //                                                   row_index{} and column_index{} stand for coordinates in the tile
 //   row_max(column, t), row_sum(column, t)          reduce each row; column_max(row, t), column_sum(row, t) each column
@@ -81,6 +86,7 @@ template <class Block, class T, int R, int K> using left = typename Block::templ
 template <class Block, class T, int K, int N> using right = typename Block::template right<T, K, N>;
 template <class Block, int N, int Words> using words = typename Block::template words<N, Words>;
 template <class Block, class T, class Codec, int K, int N, int Tile> using coded = typename Block::template coded<T, Codec, K, N, Tile>;
+template <class Block, class S, int N, int C> using stored_rows = typename Block::template stored_rows<S, N, C>;
 template <class Block, int R, int G> using factors = typename Block::template factors<R, G>;
 
 }  // namespace smalti::inline SMALTI_CODE

@@ -93,6 +93,25 @@ template <class T> constexpr page_pool<T> leading(page_pool<T> p, int cols) {
   return p;
 }
 
+//! The rows of a pool that hold keys j Rows::rows.. of a head with `tokens` keys; or, where Group neighbouring tokens share a row
+//! (their scales, say), the rows of so many groups. Past the length the last token stands in: its memory is real, whatever the
+//! rest of its page holds.
+template <int Page, bool Clamped, int Group = 1, class Block, class Rows>
+SMALTI_HD void page_rows(Block& block, Rows& rows, const int* table, int tokens, int page, int j, int rows_per_page) {
+  // Every capture is named: nvcc 13.5 loses one that only a branch of the other form uses.
+  const int size = Page > 0 ? Page : page, used = mutant(defect::last_page_out_of_table) && !Clamped ? tokens / size : ceil_div(tokens, size);
+  if constexpr (Clamped)
+    block.map([table = table, last = tokens - (mutant(defect::clamp_one_past) ? 0 : 1), size, used, rows_per_page, first = j * Rows::rows](auto r) {
+      const auto token = min((r + first) * Group, last);
+      return lookup(table, token / size, used) * rows_per_page + token % (mutant(defect::slot_in_page_forgotten) ? 1 : size) / Group;
+    }, rows, row_index{});
+  else
+    block.map([table = table, size, used, rows_per_page, first = j * Rows::rows](auto r) {
+      const auto token = (r + first) * Group;
+      return lookup(table, token / size, used) * rows_per_page + token % size / Group;
+    }, rows, row_index{});
+}
+
 //! Keys and values of one head in pages. Page = 0: the size is `page`.
 template <class T, int Page>
 struct paged_head {
@@ -139,20 +158,8 @@ private:
   // A row of D elements that the chunk's width divides has no column to mask: the promise spares a gather its mask.
   template <int D, int Width> static constexpr int promise = D % Width == 0 && Width > step_of<T> ? Width : step_of<T>;
 
-  // Past the length the last token stands in: its memory is real, whatever the rest of its page holds.
   template <bool Clamped, class Block, class Rows> SMALTI_HD void token_rows(Block& block, Rows& rows, int j, int rows_per_page) const {
-    // Every capture is named: nvcc 13.5 loses one that only a branch of the other form uses.
-    const int size = Page > 0 ? Page : page, used = mutant(defect::last_page_out_of_table) && !Clamped ? tokens / size : ceil_div(tokens, size);
-    if constexpr (Clamped)
-      block.map([table = table, last = tokens - (mutant(defect::clamp_one_past) ? 0 : 1), size, used, rows_per_page, first = j * Rows::rows](auto r) {
-        const auto token = min(r + first, last);
-        return lookup(table, token / size, used) * rows_per_page + token % (mutant(defect::slot_in_page_forgotten) ? 1 : size);
-      }, rows, row_index{});
-    else
-      block.map([table = table, size, used, rows_per_page, first = j * Rows::rows](auto r) {
-        const auto token = r + first;
-        return lookup(table, token / size, used) * rows_per_page + token % size;
-      }, rows, row_index{});
+    page_rows<Page, Clamped>(block, rows, table, tokens, page, j, rows_per_page);
   }
 };
 

@@ -128,6 +128,10 @@ struct linear_agent {
     if constexpr (rows_type::grouped) {
       at = {block.number(a.rows.plan, place.row), block.number(a.rows.plan, a.rows.entries + place.row), block.number(a.rows.plan, 2 * a.rows.entries + place.row), place.row, place.column};
       if (at.rows <= 0) return;
+      if constexpr (rows_type::named) {
+        at.expert = block.number(a.rows.weight, at.expert);
+        if (at.expert < 0) return;
+      }
     }
     if constexpr (rows_type::gathers) {      // rows past the group's end are its first one: they must exist, and are not stored
       column<Block, int, m> source;

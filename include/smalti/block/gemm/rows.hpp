@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <type_traits>
+#include <smalti/block/gemm/scales.hpp>
 #include <smalti/core/segments.hpp>
 #include <smalti/core/view.hpp>
 #include <smalti/tile/grid.hpp>
@@ -16,49 +17,46 @@ struct row_tile { int expert, row, rows, i = 0, j = 0; };
 
 //! One weight for all rows.
 struct one_matrix {
-  static constexpr bool grouped = false, gathers = false, scatters = false;
+  static constexpr bool grouped = false, along_k = false, gathers = false, scatters = false, named = false;
   template <int M> SMALTI_HD static constexpr int tiles(int rows) { return ceil_div(rows, M); }
 };
 
-//! Rows in groups, one weight for each: block.x() counts the entries of a plan, which plan_row_tiles made of the groups'
-//! offsets on the machine itself. Entries past the last tile have no rows.
-struct row_groups {
-  static constexpr bool grouped = true, gathers = false, scatters = false;
+//! Rows in groups, one weight for each: a block's row of tiles counts the entries of a plan, which plan_row_tiles made of the
+//! groups' offsets on the machine itself. Entries past the last tile have no rows.
+//! @tparam Gathers   row r of the groups stands at row source[r] of the activations, which must exist
+//! @tparam Scatters  it goes to row target[r] of the result, or nowhere where that is negative
+//! @tparam Named     group g takes weight weight[g], or is left out where that is negative; else weight g
+template <bool Gathers, bool Scatters, bool Named = false> struct groups_of_rows {
+  static constexpr bool grouped = true, along_k = false, gathers = Gathers, scatters = Scatters, named = Named;
   const int* plan = nullptr;        //!< three numbers for each tile: group, first row, rows
   int entries = 0;
+  optional_member<Gathers, view<const int, 1>, 11> source = {};      //!< one column each
+  optional_member<Scatters, view<const int, 1>, 12> target = {};
+  optional_member<Named, const int*, 13> weight = {};
 };
-//! The same, with row r of the groups standing at row source[r] of the activations and going to row target[r] of the result.
-//! A source must exist; negative targets are dropped.
-struct mapped_row_groups {
-  static constexpr bool grouped = true, gathers = true, scatters = true;
-  const int* plan = nullptr;
-  int entries = 0;
-  view<const int, 1> source = {}, target = {};      //!< one column each
-};
-//! Gather alone: the result stays in the order of the groups.
-struct gathered_row_groups {
-  static constexpr bool grouped = true, gathers = true, scatters = false;
-  const int* plan = nullptr;
-  int entries = 0;
-  view<const int, 1> source = {};
-};
-//! Scatter alone: the activations are in the order of the groups.
-struct scattered_row_groups {
-  static constexpr bool grouped = true, gathers = false, scatters = true;
-  const int* plan = nullptr;
-  int entries = 0;
-  view<const int, 1> target = {};
+using row_groups = groups_of_rows<false, false>;
+using mapped_row_groups = groups_of_rows<true, true>;
+using gathered_row_groups = groups_of_rows<true, false>;      //!< the result stays in the order of the groups
+using scattered_row_groups = groups_of_rows<false, true>;     //!< the activations are in the order of the groups
+
+//! Groups along k: matrix g of the result is the product of the rows [first[g], last[g]) of both operands, zero where there are
+//! none: the gradients of grouped weights.
+//! @tparam Gathers  row r of the second operand is row source[r] of its matrix
+template <class Offset, bool Gathers> struct groups_of_depth {
+  static constexpr bool grouped = false, along_k = true, gathers = Gathers, scatters = false, named = false;
+  const Offset *first = nullptr, *last = nullptr;
+  optional_member<Gathers, const int*, 11> source = {};
 };
 
 //! The most tiles of M rows that groups can need: every group may waste a part of one.
 constexpr int most_row_tiles(int rows, int groups, int m) { return rows / m + (groups < rows ? groups : rows); }
 
 //! Makes the plan of groups: for each group in order its tiles of M rows, with what is left in the last. One block makes
-//! `Wide` entries; it reads all offsets, and reads nothing else.
+//! `Wide` entries; it reads all bounds, and reads nothing else.
 //! @note cost: groups x entries / Wide steps; a launch of its own before the product
 template <class Offset, int Wide = 128> struct plan_row_tiles {
   struct arguments {
-    const Offset* offsets;        //!< groups + 1
+    const Offset *first, *last;   //!< group g has the rows [first[g], last[g])
     int groups, m;                //!< rows of a tile
     view<int, 1> plan;            //!< three rows of `entries` numbers
   } a;
@@ -71,9 +69,8 @@ template <class Offset, int Wide = 128> struct plan_row_tiles {
     block.fill(start, 0);
     block.fill(count, 0);
     int tile = 0;
-    Offset begin = block.number(a.offsets, 0);
     for (int g = 0; g < a.groups; ++g) {
-      const Offset end = block.number(a.offsets, g + 1);
+      const Offset begin = block.number(a.first, g), end = block.number(a.last, g);
       const int rows = int(end - begin), tiles = ceil_div(rows, a.m), row0 = int(begin);
       if (tile + tiles > first_entry && tile < first_entry + Wide) {
         block.map([=](auto was, auto c) { return where(c + first_entry >= tile && c + first_entry < tile + tiles, g, was); }, group, group, column_index{});
@@ -85,7 +82,6 @@ template <class Offset, int Wide = 128> struct plan_row_tiles {
         }, count, count, column_index{});
       }
       tile += tiles;
-      begin = end;
     }
     block.store(a.plan, 0, block.x(), group);
     block.store(a.plan, 1, block.x(), start);

@@ -135,14 +135,16 @@ template <class T> bool overlaps(const dense_kv<T>& kv, byte_range o, bool reada
 }
 
 namespace detail {
-template <literal Name, class T> status check_pool(const page_pool<T>& p, int cols, int page, bool boxed_on_gpu, bool on_gpu) {
+// Step: as of a view; 0: of rows that promise 16 bytes.
+template <literal Name, int Step = 0, class T> status check_pool(const page_pool<T>& p, int cols, int page, bool boxed_on_gpu, bool on_gpu) {
   if (p.count < 0 || p.heads < 0) return {errc::bad_shape, sentence<Name, ": count and heads must not be negative">(), p.count < 0 ? p.count : p.heads, 0};
   if (p.cols != cols) return {errc::bad_shape, sentence<Name, ": cols must be the head dim in the op's type">(), p.cols, cols};
   if (p.count == 0 || p.heads == 0) return {};
   if (p.data == nullptr) return {errc::null_pointer, sentence<Name, " is null">()};
-  constexpr int step = step_of<T>;
+  constexpr int step = Step == 0 ? step_of<T> : Step;
   const auto address = reinterpret_cast<std::uintptr_t>(p.data);
-  if (address % 16 != 0) return {errc::misaligned, sentence<Name, ": the address must be a multiple of 16 bytes">(), std::int64_t(address % 16), 0};
+  if (address % alignof(T) != 0) return {errc::misaligned, sentence<Name, ": the address must be a multiple of the element's size">(), std::int64_t(address % alignof(T)), 0};
+  if (step > 1 && address % 16 != 0) return {errc::misaligned, sentence<Name, ": the address must be a multiple of 16 bytes">(), std::int64_t(address % 16), 0};
   if (p.slot_stride < cols) return {errc::bad_shape, sentence<Name, ": slot_stride must be at least the columns">(), p.slot_stride, cols};
   if (p.slot_stride % step != 0 || (p.heads > 1 && p.head_stride % step != 0) || p.page_stride % step != 0 || cols % step != 0)
     return {errc::misaligned, sentence<Name, ": strides and columns must be multiples of 16 bytes">(), p.slot_stride, round_up(p.slot_stride, step)};
@@ -170,15 +172,18 @@ template <int D, int ValueDim, class T, int Page> status check_kv(const paged_kv
   return {};
 }
 template <class T, int Page> int kv_sequences(const paged_kv<T, Page>& kv) { return kv.sequences; }
+namespace detail {
+//! From the first element of a pool to the last.
+template <class T> byte_range pool_bytes(const page_pool<T>& p, int page) {
+  const char* first = reinterpret_cast<const char*>(p.data);
+  if (p.count <= 0 || p.heads <= 0 || page <= 0) return {first, first};
+  const long long last = (p.count - 1) * p.page_stride + (p.heads - 1) * p.head_stride + static_cast<long long>(page - 1) * p.slot_stride + p.cols;
+  return {first, first + last * static_cast<long long>(sizeof(T))};
+}
+}  // namespace detail
 template <class T, int Page> bool overlaps(const paged_kv<T, Page>& kv, byte_range o, bool) {
   const int page = Page > 0 ? Page : kv.where.page;
-  const auto pool = [page](const auto& p) {          // from the first element to the last
-    const char* first = reinterpret_cast<const char*>(p.data);
-    if (p.count <= 0 || p.heads <= 0 || page <= 0) return byte_range{first, first};
-    const long long last = (p.count - 1) * p.page_stride + (p.heads - 1) * p.head_stride + static_cast<long long>(page - 1) * p.slot_stride + p.cols;
-    return byte_range{first, first + last * static_cast<long long>(sizeof(T))};
-  };
-  return o.meets(pool(kv.k)) || o.meets(pool(kv.v));
+  return o.meets(detail::pool_bytes(kv.k, page)) || o.meets(detail::pool_bytes(kv.v, page));
 }
 
 }  // namespace smalti::inline SMALTI_CODE::attention

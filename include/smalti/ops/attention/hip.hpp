@@ -1,13 +1,9 @@
 // HiP attention: search, then attention over the blocks that were found, in one call. docs/ops/attention/hip.md.
 #pragma once
-#include <smalti/ops/attention.hpp>
+#include <smalti/ops/attention/searched.hpp>
 #include <smalti/ops/attention/select_hip.hpp>
-#include <smalti/policy/padded_lists.hpp>
 
 namespace smalti::inline SMALTI_CODE::attention {
-
-//! Options of an attention that reads padded lists of `Width` keys for each `Height` queries.
-template <class Base, int Width, int Height> struct with_padded_lists : Base { using blocks = policy::padded_lists<Width, Height>; };
 
 //! Causal attention of each tile of Queries rows to the blocks of BlockKeys keys that hip_select finds for it, the first
 //! `sink` keys, and the last `window` before it with its own. Sequences of up to (groups + 1) blocks: exact.
@@ -17,7 +13,7 @@ template <class Base, int Width, int Height> struct with_padded_lists : Base { u
 //!        blocks attended, whatever the length
 //! Everything else as attention::flash and attention::hip_select. Source: Lee et al. 2024, arXiv:2406.09827.
 template <class T, int D, int BlockKeys = 64, int Queries = 64, class Kv = dense_kv<T>, class Options = options>
-struct hip {
+struct hip : searched<hip<T, D, BlockKeys, Queries, Kv, Options>> {
   using search = hip_select<T, D, Kv, Options::value_dim == 0 ? D : Options::value_dim>;
   using attend = flash<T, D, Kv, policy::causal, with_padded_lists<Options, BlockKeys, Queries>>;
   struct args {
@@ -31,24 +27,10 @@ struct hip {
     bool share_heads = true;
     int query_stride = 0, representatives = 2;
   };
-  template <class Context> static status check(const Context& context, const args& x) {
-    return first_of([&] { return search::check_search(context, search_of(x, nullptr)); }, [&] { return attend::check(context, attention_of(x, nullptr)); });
-  }
-  template <class Context> static std::size_t workspace_bytes(const Context& context, const args& x) { return lay_out(context, x, nullptr).bytes; }
-  //! Starts both on the context; on the host they are done on return.
-  template <class Context> static status run(const Context& context, const args& x, workspace memory = {}) {
-    if (const status bad = first_of([&] { return check(context, x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
-    const plan p = lay_out(context, x, memory.data);
-    if (const status bad = search::run(context, search_of(x, p.lists), p.rest); !bad) return bad;
-    return attend::run(context, attention_of(x, p.lists), p.rest);
-  }
 
 private:
-  struct plan {
-    int* lists;
-    workspace rest;                   // of the search, then of the attention
-    std::size_t bytes;
-  };
+  template <class System> friend struct searched;
+  static status check_own(const args&) { return {}; }
   static tree_shape shape_of(const args& x) { return {Queries, BlockKeys, x.groups, x.sink, x.window, true}; }
   static typename search::args search_of(const args& x, int* lists) {
     typename search::args s{.q = x.q, .kv = x.kv, .shape = shape_of(x), .share_heads = x.share_heads, .query_stride = x.query_stride, .representatives = x.representatives};
@@ -61,16 +43,6 @@ private:
     const auto s = search_of(x, nullptr);
     a.blocks = {{lists, s.blocks.rows, s.blocks.cols, s.blocks.stride}, x.q.heads / search::heads_per_list(s), ceil_div(x.q.rows, Queries), true};
     return a;
-  }
-  template <class Context> static plan lay_out(const Context& context, const args& x, std::byte* base) {
-    carver carve{base};
-    plan p{};
-    const auto s = search_of(x, nullptr);
-    p.lists = carve.take<int>(std::size_t(s.blocks.rows) * s.blocks.cols);
-    const std::size_t a = search::workspace_bytes(context, s), b = attend::workspace_bytes(context, attention_of(x, nullptr)), rest = a > b ? a : b;
-    p.rest = {carve.take<std::byte>(rest), rest};
-    p.bytes = carve.used;
-    return p;
   }
 };
 

@@ -102,7 +102,8 @@ private:
   static constexpr int stride_of(const args& x) {
     if (x.query_stride > 0) return x.query_stride;
     const int rows = x.q.rows < x.shape.queries ? x.q.rows : x.shape.queries;
-    return ceil_div(rows * heads_per_list(x), most_rows);
+    const int each = most_rows / heads_per_list(x);            // rows of a head that may be scored
+    return each > 0 ? ceil_div(rows, each) : rows;
   }
   static constexpr int scored_rows(const args& x) {
     const int rows = x.q.rows < x.shape.queries ? x.q.rows : x.shape.queries;

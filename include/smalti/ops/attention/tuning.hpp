@@ -32,15 +32,16 @@ enum class attention_regime { few, decode, prefill, packed };
 SMALTI_HD constexpr bool is_decode(attention_regime r) { return r == attention_regime::few || r == attention_regime::decode; }
 constexpr int few_rows = 8, decode_rows = 16;
 
-//! The default for products of T, heads of D and ValueDim elements.
-template <class T, int D, int ValueDim> struct default_tuning {
+//! The default for products of T, heads of D and ValueDim elements. Coded: keys and values are decoded from integers.
+template <class T, int D, int ValueDim, bool Coded = false> struct default_tuning {
   SMALTI_HD constexpr attention_tuning operator()(target t, attention_regime regime) const {
     constexpr int wide = D > ValueDim ? D : ValueDim;
     if (t == target::host) {
       if (!is_decode(regime)) return {.m = 32, .n = 256, .chunk = 0, .value = 0, .strips = 8};
       return {.m = regime == attention_regime::few ? 8 : 16, .n = 256, .chunk = 0, .value = 0, .keys_left = true};
     }
-    if (is_decode(regime)) return {.m = 16, .n = wide > 128 ? 32 : 64};
+    if (is_decode(regime)) return {.m = 16, .n = wide > 128 || (Coded && t == target::sm80) ? 32 : 64};
+    if (Coded && (t == target::sm80 || t == target::sm120)) return {.m = t == target::sm80 ? 64 : 32, .n = wide > 128 ? 32 : 64};   // decoding takes registers
     // Swept by bench/tune_gpu.py, with masks, ragged batches, pages and fp8 keys: the largest shapes near the first choice that do
     // not spill. Two blocks a processor on sm_100: with one the tile compiler of 13.5.37 crashes.
     if (wide > 128) {

@@ -7,9 +7,9 @@
 #include <smalti/core/status.hpp>
 #include <smalti/core/workspace.hpp>
 #include <smalti/ops/attention.hpp>
-#include <smalti/ops/attention/hip.hpp>
 #include <smalti/ops/attention/merge.hpp>
 #include <smalti/ops/attention/partials.hpp>
+#include <smalti/ops/attention/searched.hpp>
 #include <smalti/policy/masks/columns_outside.hpp>
 #include <smalti/policy/padded_lists.hpp>
 #include <smalti/prim/select_k.hpp>

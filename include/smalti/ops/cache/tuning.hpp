@@ -2,6 +2,7 @@
 #pragma once
 #include <type_traits>
 #include <smalti/block/cache/append.hpp>
+#include <smalti/block/cache/append_quantized.hpp>
 #include <smalti/block/cache/move_rows.hpp>
 #include <smalti/core/context.hpp>
 
@@ -19,6 +20,10 @@ namespace smalti::inline SMALTI_CODE::cache {
 struct default_append_tuning {
   SMALTI_HD constexpr append_tuning operator()(target t) const { return t == target::host ? append_tuning{16, 128} : append_tuning{16, 64}; }
 };
+//! append to integer storages: tokens, and channels of a piece where tokens share scales.
+struct default_quantized_append_tuning {
+  SMALTI_HD constexpr quantized_append_tuning operator()(target) const { return {16, 64}; }
+};
 //! copy_pages: pages by words of 32 bits.
 struct default_move_tuning {
   SMALTI_HD constexpr move_tuning operator()(target t) const { return t == target::host ? move_tuning{1, 4096} : move_tuning{4, 512}; }
@@ -26,7 +31,7 @@ struct default_move_tuning {
 
 template <class S, class Tuning> consteval bool explain_tuning() {
   static_assert(std::is_empty_v<S> && requires(const S s) { { s(target::host) } -> std::same_as<Tuning>; },
-                "smalti: a tuning of this operation is an empty type with  constexpr append_tuning (for append) or move_tuning (for copy_pages) operator()(target) const");
+                "smalti: a tuning of this operation is an empty type with  constexpr append_tuning (for append), quantized_append_tuning (for append to integer storages) or move_tuning (for copy_pages) operator()(target) const");
   return true;
 }
 

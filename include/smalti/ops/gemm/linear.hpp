@@ -68,13 +68,12 @@ template <class Tokens, class Format> struct integer_kind {
   static const int* order_of(const weight& w) { return w.order; }
   static int outputs(const weight& w) { return w.n; }
 };
-// Weights as they are: 8-bit floats with scales on both sides, or 16-bit ones without.
+// Weights as they are: 8-bit floats with scales on both sides.
 template <class X, int Group, class Scales> struct matrix_kind {
   using x = X;
   using operand = X;
   using weight = matrix_weight<X, Scales>;
-  template <class S> struct arrays { using type = scale_arrays<S>; };
-  using source = plain_weights<X, std::conditional_t<std::is_same_v<Scales, no_scales>, no_scales, scale_arrays<Scales>>>;
+  using source = plain_weights<X, scale_arrays<Scales>>;
   static constexpr bool sums = false, own_sums = false, given_scales = Group >= 0, given_sums = false, has_order = false;
   using factors = activation_factors<Group, false>;
   static constexpr int sum_group = 0;
@@ -114,6 +113,7 @@ template <class Kind, class Epilogue, class Y, class Options, bool Grouped> stru
     optional_member<pairs, weight_type, 3> up = {};                                  //!< gated epilogues: w is the gate's weight, this the other one
     view<Y, step<Y>> y = {};                                                         //!< M x N
     optional_member<Grouped, segments<offset>, 4> rows = {};                         //!< row r belongs to the weight whose segment it is in
+    optional_member<Grouped, const offset*, 7> end = {};                             //!< null, or one past the last row in use of each segment: the rest is padding, neither read nor written
     optional_member<Options::gathers, view<const int, 1>, 5> source = {};            //!< one column
     optional_member<Options::scatters, view<const int, 1>, 6> target = {};
     int splits = 1;                                                                  //!< parts of K, for linear_options::split_k; see suggest_splits
@@ -130,7 +130,7 @@ template <class Kind, class Epilogue, class Y, class Options, bool Grouped> stru
   template <class Context> static std::size_t workspace_bytes(const Context& context, const args& x) {
     static_assert(explain_context<Context>());
     if constexpr (!runs_here<Context>) return 0;
-    else return in_regime(x, [&](auto regime) { return lay_out<regime.value>(context, x, nullptr).bytes; });
+    else return in_regime<Context>(x, [&](auto regime) { return lay_out<regime.value>(context, x, nullptr).bytes; });
   }
   //! Starts the product on the context; on the host it is done on return. Never allocates or waits.
   template <class Context> static status run(const Context& context, const args& x, workspace memory = {}) {
@@ -138,7 +138,7 @@ template <class Kind, class Epilogue, class Y, class Options, bool Grouped> stru
     if constexpr (runs_here<Context>) {
       if (const status bad = first_of([&] { return check(context, x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
       if (grouped_rows(x) == 0 || x.y.cols == 0) return {};
-      return in_regime(x, [&](auto regime) { return start<regime.value>(context, x, memory); });
+      return in_regime<Context>(x, [&](auto regime) { return start<regime.value>(context, x, memory); });
     } else {
       return check(context, x);
     }
@@ -146,12 +146,12 @@ template <class Kind, class Epilogue, class Y, class Options, bool Grouped> stru
   //! What run will do: describe() prints it.
   template <class Context> static linear_plan plan(const Context& context, const args& x) {
     static_assert(explain_context<Context>());
-    return in_regime(x, [&](auto regime) { return plan_with<regime.value>(context, x, x.splits); });
+    return in_regime<Context>(x, [&](auto regime) { return plan_with<regime.value>(context, x, x.splits); });
   }
   //! The number of splits that the model of linear_tuning.hpp finds fastest. With batch_invariant it comes from K alone.
   template <class Context> static int suggest_splits(const Context& context, const args& x) {
     static_assert(explain_context<Context>());
-    return in_regime(x, [&](auto regime) {
+    return in_regime<Context>(x, [&](auto regime) {
       const int most = ceil_div(x.x.cols, 512);
       if (Options::batch_invariant) return most < 1 ? 1 : most < 8 ? most : 8;
       int best = 1;
@@ -162,9 +162,7 @@ template <class Kind, class Epilogue, class Y, class Options, bool Grouped> stru
   }
 
   // ---- what a launch names: kernels are not for callers
-  using rows_type = std::conditional_t<!Grouped, one_matrix,
-                                       std::conditional_t<Options::gathers && Options::scatters, mapped_row_groups,
-                                                          std::conditional_t<Options::gathers, gathered_row_groups, std::conditional_t<Options::scatters, scattered_row_groups, row_groups>>>>;
+  using rows_type = std::conditional_t<!Grouped, one_matrix, groups_of_rows<Options::gathers, Options::scatters>>;
   using problem = linear_problem<x_type, typename Kind::operand, source_type, typename Kind::factors, Y, Epilogue, rows_type, Options::split_k, step<x_type>, step<Y>>;
   using sum = typename problem::sum;
   template <class Selector, gemm_regime Regime> struct kernel {
@@ -249,8 +247,13 @@ private:
   }
   template <gemm_regime R> using constant = std::integral_constant<gemm_regime, R>;
   // By the rows of an average group: grids are sized from shapes alone, without reading offsets.
-  template <class Work> static constexpr auto in_regime(const args& x, Work work) {
+  template <class Context, class Work> static constexpr auto in_regime(const args& x, Work work) {
     const int groups = groups_of(x), rows = groups > 1 ? ceil_div(grouped_rows(x), groups) : grouped_rows(x);
+    if constexpr (is_host<Context> && !Grouped && !Options::batch_invariant) {
+      using selector = typename selector_for<Context>::type;
+      if constexpr (!(selector{}(target::host, gemm_regime::single) == selector{}(target::host, gemm_regime::decode)))
+        if (rows == 1) return work(constant<gemm_regime::single>{});
+    }
     if (!Options::batch_invariant && rows <= decode_rows) return work(constant<gemm_regime::decode>{});
     if (!Options::batch_invariant && rows <= few_linear_rows) return work(constant<gemm_regime::few>{});
     return work(constant<gemm_regime::prefill>{});
@@ -328,7 +331,7 @@ private:
     }
     if constexpr (Grouped) {
       const int entries = row_tiles(x, t);
-      if (const status bad = launch<detail::one_kernel<plan_row_tiles<offset>>>(base, {x.rows.offsets, x.rows.count, t.m, {p.tiles, 3, entries, entries}}); !bad) return bad;
+      if (const status bad = launch<detail::one_kernel<plan_row_tiles<offset>>>(base, {x.rows.offsets, x.end != nullptr ? x.end : x.rows.offsets + 1, x.rows.count, t.m, {p.tiles, 3, entries, entries}}); !bad) return bad;
       a.rows.plan = p.tiles;
       a.rows.entries = entries;
       if constexpr (Options::gathers) a.rows.source = x.source;

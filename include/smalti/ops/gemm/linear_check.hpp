@@ -10,17 +10,11 @@
 
 namespace smalti::inline SMALTI_CODE::gemm {
 
-//! A weight that is a matrix N x K of its operands' own type (FP8 checkpoints; 16-bit weights in the grouped form), with scales
-//! or none; `experts` of them follow each other, rows x stride elements apart.
-template <class W, class Scales = no_scales> struct matrix_weight {
+//! A weight that is a matrix N x K of its operands' own type (FP8 checkpoints), with scales; `experts` of them follow each other, rows x stride elements apart.
+template <class W, class Scales> struct matrix_weight {
   view<const W> matrix = {};
   int experts = 1;
   scale_arrays<Scales> scales = {};
-};
-template <class W> struct matrix_weight<W, no_scales> {
-  view<const W> matrix = {};
-  int experts = 1;
-  no_scales scales = {};
 };
 
 namespace detail {
@@ -66,14 +60,12 @@ template <class W, class Scales> status check_weight(const matrix_weight<W, Scal
   if (w.experts < 0) return {errc::bad_shape, "w: experts must not be negative", w.experts, 0};
   if (w.matrix.cols != k) return {errc::bad_shape, "x needs as many columns as w has (K)", k, w.matrix.cols};
   if (w.matrix.rows != n) return {errc::bad_shape, "w: its rows (N) must be the columns of y", w.matrix.rows, n};
-  if constexpr (!std::is_same_v<Scales, no_scales>) {
-    if (n == 0 || k == 0) return {};
-    const auto& s = w.scales.scale;
-    if (s.data == nullptr) return {errc::null_pointer, "w.scales.scale is null"};
-    if (s.rows < Scales::rows(k)) return {errc::bad_shape, "w.scales.scale needs a row for each group of K", s.rows, Scales::rows(k)};
-    if (s.cols < Scales::cols(n)) return {errc::bad_shape, "w.scales.scale needs a column for each group of N", s.cols, Scales::cols(n)};
-    if (s.stride < s.cols) return {errc::bad_shape, "w.scales.scale: stride must be at least the columns", s.stride, s.cols};
-  }
+  if (n == 0 || k == 0) return {};
+  const auto& s = w.scales.scale;
+  if (s.data == nullptr) return {errc::null_pointer, "w.scales.scale is null"};
+  if (s.rows < Scales::rows(k)) return {errc::bad_shape, "w.scales.scale needs a row for each group of K", s.rows, Scales::rows(k)};
+  if (s.cols < Scales::cols(n)) return {errc::bad_shape, "w.scales.scale needs a column for each group of N", s.cols, Scales::cols(n)};
+  if (s.stride < s.cols) return {errc::bad_shape, "w.scales.scale: stride must be at least the columns", s.stride, s.cols};
   return {};
 }
 

@@ -39,7 +39,7 @@ template <class Operand, bool Pairs = false, int Chunk = 0> struct default_linea
   SMALTI_HD constexpr linear_tuning operator()(target t, gemm_regime regime) const {
     constexpr int k = 128 / int(sizeof(Operand));          // of weights that are not packed: 128 bytes
     // Rows of tiles are made together as far as their activations fit the second-level cache (4096 columns: 1 MiB).
-    if (t == target::host) return {.m = regime == gemm_regime::decode ? 16 : regime == gemm_regime::few ? 64 : 128, .n = 64, .k = 256, .group = sizeof(Operand) == 1 ? 2 : 1};
+    if (t == target::host) return {.m = regime == gemm_regime::single ? 1 : regime == gemm_regime::decode ? 16 : regime == gemm_regime::few ? 64 : 128, .n = 64, .k = 256, .group = sizeof(Operand) == 1 ? 2 : 1};
     constexpr bool twice = Chunk > 0 && (Chunk <= 32 || sizeof(Operand) == 1);   // part and whole sums at once
     if (regime == gemm_regime::decode) return {.m = 16, .n = Pairs || twice ? 64 : 128, .k = k};
     if ((t == target::sm80 || t == target::sm89) && twice) return {.m = 32, .n = 64, .k = k, .weights_left = true};
@@ -91,7 +91,7 @@ constexpr double cost_of(target t, int processors, long long tiles, int splits, 
 //! Writes one line: "decode: tiles of 16 x 128, weights right, 1 split, 32 blocks (0.24 waves), 8.9e+06 bytes, 3.4e+07 operations".
 inline const char* describe(const linear_plan& p, char* buffer, std::size_t size) {
   if (buffer == nullptr || size == 0) return "";
-  const char* regime = p.regime == gemm_regime::decode ? "decode" : p.regime == gemm_regime::few ? "few rows" : "prefill";
+  const char* regime = p.regime == gemm_regime::single ? "one row" : p.regime == gemm_regime::decode ? "decode" : p.regime == gemm_regime::few ? "few rows" : "prefill";
   std::snprintf(buffer, size, "%s: tiles of %d x %d, weights %s, %d split%s, %lld blocks (%.2f waves), %.3g bytes, %.3g operations", regime, p.tile.m, p.tile.n,
                 p.tile.weights_left ? "left" : "right", p.splits, p.splits == 1 ? "" : "s", p.blocks, p.waves, p.bytes, p.operations);
   return buffer;

@@ -82,8 +82,5 @@ template <class Format, class Epilogue = policy::chain<>, class X = bf16, class 
 using grouped_weight_only = linear_op<detail::upcast_kind<Format, X, Options::scale>, Epilogue, Y, Options, true>;
 template <class Tokens, class Format, class Epilogue = policy::chain<>, class Y = bf16, class Options = linear_options>
 using grouped_quantized = linear_op<typename detail::quantized_kind<Tokens, Format>::type, Epilogue, Y, Options, true>;
-//! 16-bit weights as they are: `experts` matrices N x K.
-template <class X, class Epilogue = policy::chain<>, class Y = X, class Options = linear_options>
-using grouped_dense = linear_op<detail::matrix_kind<X, -1, no_scales>, Epilogue, Y, Options, true>;
 
 }  // namespace smalti::inline SMALTI_CODE::gemm

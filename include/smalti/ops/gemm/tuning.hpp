@@ -28,8 +28,9 @@
 namespace smalti::inline SMALTI_CODE::gemm {
 
 //! Decode: at most `decode_rows` rows of A, memory bound. Few: at most `few_rows`, on the host only, where packing B would
-//! cost more than the product. Prefill: everything else.
-enum class gemm_regime { decode, few, prefill };
+//! cost more than the product. Prefill: everything else. Single: one row of a linear operation, on the host only, where
+//! sixteen rows of sums and factors would be moved for one.
+enum class gemm_regime { decode, few, prefill, single };
 constexpr int decode_rows = 16, few_rows = 128;
 
 #if !defined(__CUDACC__)
@@ -45,7 +46,7 @@ template <class T> SMALTI_HD constexpr gemm_tuning host_tuning(gemm_regime regim
   if (regime == gemm_regime::decode) return {.m = 16, .n = 64, .k = amx ? 4 * k : k, .b_left = true};   // long runs of each row of B
   if (amx && regime == gemm_regime::few) return {.m = 128, .n = 64, .k = 2 * k, .b_left = true};
   if (amx) return {.m = 128, .n = sizeof(T) == 1 ? 512 : 256, .k = k};
-  return {.m = words ? 384 : 96, .n = 256, .k = k};
+  return {.m = sizeof(T) == 1 ? 384 : words ? 192 : 96, .n = 256, .k = k};
 }
 #else
 template <class T> SMALTI_HD constexpr gemm_tuning host_tuning(gemm_regime) { return {.m = 16, .n = 16, .k = 64}; }   // never runs under nvcc

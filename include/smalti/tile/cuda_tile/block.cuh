@@ -104,6 +104,7 @@ struct block {
   template <class T, int R, int K> using left = left_tile<T, R, K>;
   template <class T, int K, int N> using right = register_tile<T, K, N>;
   template <int N, int Words> using words = packed_words<N, Words>;
+  template <class S, int N, int C> using stored_rows = register_tile<S, N, C>;
   template <class T, class Codec, int K, int N, int Tile> using coded = right<T, K, N>;
   template <int R, int G> using factors = register_tile<float, R, G>;
 
@@ -202,6 +203,10 @@ struct block {
   SMALTI_HD static void load_rows(Tile& t, const transposed_view<view<T, Step>>& m, const Rows& rows, int i) {
     t.v = ct::transpose(gather<typename Tile::element, Tile::cols, Tile::rows>(m.of, rows, i));
   }
+  SMALTI_VERB template <class Tile, class View, class Rows>
+  SMALTI_HD static void load_rows(Tile& t, const View& m, const Rows& rows, int j, int) {      // the name of the rows: nothing is kept here
+    load_rows(t, m, rows, j);
+  }
   SMALTI_VERB template <class T, int Step, class Rows, class Tile>
   SMALTI_HD static void store_rows(const view<T, Step>& m, const Rows& rows, int j, const Tile& t) {
     const auto c = detail::across<Tile::cols>(j * Tile::cols);
@@ -292,6 +297,16 @@ struct block {
     else place_codes(b, (codes - ct::element_cast<element>(ct::reshape(zeros.v, ct::shape<N, 1>{}))) * scale);
   }
 
+  // In float, for one rounding; rows lie as rows, whatever the operand.
+  SMALTI_VERB template <class Operand, class Codec, class Words, class Scales, class Minima>
+  SMALTI_HD static void unpack_rows(Operand& b, Codec, const Words& w, const Scales& scales, const Minima& minima) {
+    b.v = scaled_rows<typename Operand::element, Codec>(w, scales, minima);
+  }
+  SMALTI_VERB template <class Operand, class Codec, class Words, class Scales, class Minima>
+  SMALTI_HD static void unpack_columns(Operand& b, Codec, const Words& w, const Scales& scales, const Minima& minima) {
+    b.v = ct::transpose(scaled_rows<typename Operand::element, Codec>(w, scales, minima));
+  }
+
   SMALTI_VERB template <class Out, class Tile> SMALTI_HD static void turn(Out& out, const Tile& in) {
     static_assert(Out::rows == Tile::cols && Out::cols == Tile::rows, "smalti: a turned tile has the extents of the result, swapped");
     out.v = ct::transpose(in.v);
@@ -369,6 +384,23 @@ struct block {
         else return patterns;
       }
     }
+  }
+  // The positions of words from Tile on, side by side: they are the codes in the order of the channels.
+  SMALTI_VERB template <int Tile, int Count, class Element, class Codec, class Words> SMALTI_HD static auto positions_of(const Words& w) {
+    if constexpr (Count == 1) return values_of_codes<Tile, Element, Codec>(packed_words<Words::rows, Words::cols>{w.v});
+    else return ct::cat(positions_of<Tile, Count / 2, Element, Codec>(w), positions_of<Tile + Count / 2, Count / 2, Element, Codec>(w), ct::integral_constant<1>{});
+  }
+  // [row][channel]: each row of scales is shared by rows, each scale by channels.
+  SMALTI_VERB template <class Element, class Codec, class Words, class Scales, class Minima> SMALTI_HD static auto scaled_rows(const Words& w, const Scales& scales, const Minima& minima) {
+    constexpr int rows = Words::rows, channels = Words::cols * 32 / Codec::bits, groups = Scales::rows, parts = Scales::cols;
+    using apart = ct::shape<groups, rows / groups, parts, channels / parts>;
+    const auto codes = ct::reshape(ct::element_cast<float>(positions_of<0, 16 / Codec::bits, Element, Codec>(w)), apart{});
+    const auto scale = ct::reshape(ct::element_cast<float>(scales.v), ct::shape<groups, 1, parts, 1>{});
+    if constexpr (std::is_same_v<Minima, unit_factor>)
+      return ct::element_cast<detail::tile_t<Element>>(ct::reshape(codes * scale, ct::shape<rows, channels>{}));
+    else
+      return ct::element_cast<detail::tile_t<Element>>(ct::reshape(
+          ct::fma(codes, ct::broadcast(scale, apart{}), ct::broadcast(ct::reshape(ct::element_cast<float>(minima.v), ct::shape<groups, 1, parts, 1>{}), apart{})), ct::shape<rows, channels>{}));
   }
   SMALTI_VERB template <class Operand, class Tile> SMALTI_HD static void place_codes(Operand& b, Tile values) {
     constexpr int columns = Tile::shape_type::static_extent(0), depth = Tile::shape_type::static_extent(1);

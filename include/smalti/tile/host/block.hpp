@@ -1,6 +1,5 @@
 // The host machine: one thread runs a block. Plain C++20: sanitizers and debuggers see ordinary arrays.
 #pragma once
-#include <atomic>
 #include <limits>
 #include <type_traits>
 #include <smalti/policy/tf32_parts.hpp>
@@ -9,7 +8,9 @@
 #include <smalti/tile/host/fill.hpp>
 #include <smalti/tile/host/math.hpp>
 #include <smalti/tile/host/unpack.hpp>
+#include <smalti/tile/host/unpack_rows.hpp>
 #include <smalti/tile/host/panels.hpp>
+#include <smalti/tile/host/plain_memory.hpp>
 #include <smalti/tile/host/scaled_dot.hpp>
 #include <smalti/tile/mutant.hpp>
 
@@ -53,20 +54,24 @@ struct range {
   iterator end() const { return {last}; }
 };
 
-struct block {
+struct block : plain_memory {
+  using plain_memory::load;
+  using plain_memory::load_rows;
   template <class T, int R, int C> using tile = array_tile<T, R, C>;
   template <class T, int R> using column = array_column<T, R>;
   template <class T, int C> using row = array_row<T, C>;
   template <class T, int R, int K> using left = left_panel<T, R, K>;
   template <class T, int K, int N> using right = right_panel<T, K, N>;
   template <int N, int Words> using words = packed_words<N, Words>;
+  template <class S, int N, int C> using stored_rows = row_pointers<S, N, C>;
   template <int R, int G> using factors = factor_array<R, G>;
   template <class T, class Codec, int K, int N, int Tile> using coded = coded_panel<T, Codec, K, N, Tile>;
+
+  explicit block(int x, int y, int z, panel_store* panels = nullptr, panel_store* turned = nullptr) : index{x, y, z}, store_of_panels(panels), store_of_turned(turned) {}
 
   int index[3];
   panel_store* store_of_panels = nullptr;
   panel_store* store_of_turned = nullptr;          // left operands that had to be turned, apart: they are wanted in another order
-  tile_registers registers = {};
 
   int x() const { return index[0]; }
   int y() const { return index[1]; }
@@ -137,43 +142,27 @@ struct block {
         t.own, N, inside(m.of.cols, std::int64_t(i) * K, K), [&](int n) { return address(m.of, rows.v[n], std::int64_t(mutant(defect::gather_turned_first_columns) ? 0 : i) * K); });
     t.depth = inside(m.of.cols, std::int64_t(i) * K, K);
   }
+  // Rows of one name are the same in every call of a launch: their panel is packed once.
+  template <class T, int K, int N, class S, int Step, class Rows>
+  void load_rows(right_panel<T, K, N>& t, const view<S, Step>& m, const Rows& rows, int j, int name) {
+    using panel = right_panel<T, K, N>;
+    own(t);
+    const int valid = inside(m.cols, std::int64_t(j) * N, N);
+    const auto pack = [&](typename panel::array& out) { fill_right<panel>(out, K, valid, [&](int r) { return address(m, rows.v[r], std::int64_t(j) * N); }); };
+    if (!keep(store_of_panels, t, m, name, j, 3, pack)) pack(t.own);
+    t.live = valid;
+  }
+  template <class T, int K, int N, class S, int Step, class Rows>
+  void load_rows(right_panel<T, K, N>& t, const transposed_view<view<S, Step>>& m, const Rows& rows, int i, int name) {
+    using panel = right_panel<T, K, N>;
+    own(t);
+    const int depth = inside(m.of.cols, std::int64_t(i) * K, K);
+    const auto pack = [&](typename panel::array& out) { fill_right_transposed<panel>(out, N, depth, [&](int n) { return address(m.of, rows.v[n], std::int64_t(i) * K); }); };
+    if (!keep(store_of_panels, t, m.of, i, name, 4, pack)) pack(t.own);
+    t.depth = depth;
+  }
 
-  // ---- memory: plain tiles
-  template <class T, int R, int C, class S, int Step> static void load(array_tile<T, R, C>& t, const view<S, Step>& m, int i, int j) {
-    for (int r = 0; r < R; ++r)
-      fill_row(t.v[r], address(m, std::int64_t(i) * R + r, std::int64_t(j) * C), inside(m.cols, std::int64_t(j) * C, C), C);
-  }
-  template <class T, int R, int C, class S, int Step>
-  static void load(array_tile<T, R, C>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c) {
-        const std::int64_t row = std::int64_t(j) * C + c, column = std::int64_t(i) * R + r;
-        t.v[r][c] = element<T>(mutant(defect::tile_turn_forgotten) ? address(m.of, column, row) : address(m.of, row, column));
-      }
-  }
-  template <class T, int C, class S, int Step> static void load(array_row<T, C>& t, const view<S, Step>& m, int i, int j) {
-    fill_row(t.v, address(m, i, std::int64_t(j) * C), inside(m.cols, std::int64_t(j) * C, C), C);
-  }
-  template <class T, int R, class S, int Step> static void load(array_column<T, R>& t, const view<S, Step>& m, int i, int j) {
-    for (int r = 0; r < R; ++r) t.v[r] = element<T>(address(m, std::int64_t(i) * R + r, j));
-  }
-  template <class T, int R, class S, int Step>
-  static void load(array_column<T, R>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
-    for (int r = 0; r < R; ++r) t.v[r] = element<T>(address(m.of, j, std::int64_t(i) * R + r));
-  }
-  template <class T, int R, int C, class S, int Step, class Rows>
-  static void load_rows(array_tile<T, R, C>& t, const view<S, Step>& m, const Rows& rows, int j) {
-    for (int r = 0; r < R; ++r)
-      fill_row(t.v[r], address(m, rows.v[r] + (mutant(defect::gather_one_row_late) ? 1 : 0), std::int64_t(j) * C), inside(m.cols, std::int64_t(j) * C, C), C);
-  }
-  template <int R, int G, class S, int Step> static void load(factor_array<R, G>& t, const view<S, Step>& m, int i, int j) {
-    for (int g = 0; g < G; ++g)
-      for (int r = 0; r < t.padded; ++r) t.v[g][r] = r < R ? element<float>(address(m, std::int64_t(i) * R + r, std::int64_t(j) * G + g)) : 0.0f;
-  }
-  template <int R, int G, class S, int Step> static void load(factor_array<R, G>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
-    for (int g = 0; g < G; ++g) fill_row(t.v[g], address(m.of, std::int64_t(j) * G + g, std::int64_t(i) * R), inside(m.of.cols, std::int64_t(i) * R, R), t.padded);
-  }
-  template <class T> static T number(const T* memory, int i) { return memory[i]; }
+  // ---- memory: of stacks
   template <class Tile, class S, int Step> void load(Tile& t, const stack<S, Step>& m, int n, int i, int j) { load(t, m[n], i, j); }
   template <class Tile, class S, int Step> void load(Tile& t, const transposed_view<stack<S, Step>>& m, int n, int i, int j) {
     load(t, transposed(m.of[n]), i, j);
@@ -181,80 +170,6 @@ struct block {
   template <class Tile, class S, int Step> void load(Tile& t, const stacks<S, Step>& m, int o, int n, int i, int j) { load(t, m.at(o, n), i, j); }
   template <class Tile, class S, int Step> void load(Tile& t, const transposed_view<stacks<S, Step>>& m, int o, int n, int i, int j) {
     load(t, transposed(m.of.at(o, n)), i, j);
-  }
-  template <int N, int Words, int Step>
-  static void load(packed_words<N, Words>& t, const stack<const std::uint32_t, Step>& panels, int g, int j) {
-    t.data = panels[j].data + g * std::int64_t(Words) * panels.stride;   // panels are padded to whole tiles
-    t.stride = panels.stride;
-  }
-
-  template <class S, int Step, class T, int R, int C> static void store(const view<S, Step>& m, int i, int j, const array_tile<T, R, C>& t) {
-    const int high = inside(m.rows, std::int64_t(i) * R, R), wide = inside(m.cols, std::int64_t(j) * C, C);
-    for (int r = 0; r < high; ++r)
-      if (S* p = address(m, std::int64_t(i) * R + r + (mutant(defect::store_one_row_late) ? 1 : 0), std::int64_t(j) * C)) put(p, t.v[r], wide);
-  }
-  template <class S, int Step, class T, int R, int C>
-  static void store(const transposed_view<view<S, Step>>& m, int i, int j, const array_tile<T, R, C>& t) {
-    const int high = mutant(defect::store_turned_unmasked) ? R : inside(m.of.cols, std::int64_t(i) * R, R), wide = inside(m.of.rows, std::int64_t(j) * C, C);
-    for (int c = 0; c < wide; c += lane_count)
-      for (int r = 0; r < high; r += lane_count) {           // sixteen rows of sixteen values, turned in registers
-        const void* rows[lane_count];
-        alignas(64) T turned[lane_count][lane_count];
-        for (int h = 0; h < lane_count; ++h) rows[h] = &t.v[r + h < R ? r + h : R - 1][c];
-        transpose_words(turned, lane_count, rows);
-        for (int h = 0; h < lane_count && c + h < wide; ++h)
-          put(m.of.data + (std::int64_t(j) * C + c + h) * m.of.stride + std::int64_t(i) * R + r, turned[h], high - r < lane_count ? high - r : lane_count);
-      }
-  }
-  template <class S, int Step, class T, int R> static void store(const view<S, Step>& m, int i, int j, const array_column<T, R>& t) {
-    for (int r = 0; r < inside(m.rows, std::int64_t(i) * R, R); ++r)
-      if (S* p = address(m, std::int64_t(i) * R + r, j)) *p = single<S>(t.v[r]);
-  }
-  template <class S, int Step, class T, int C> static void store(const view<S, Step>& m, int i, int j, const array_row<T, C>& t) {
-    if (S* p = address(m, i, std::int64_t(j) * C)) put(p, t.v, inside(m.cols, std::int64_t(j) * C, C));
-  }
-  template <class S, int Step, class Tile> static void store(const stack<S, Step>& m, int n, int i, int j, const Tile& t) { store(m[n], i, j, t); }
-  template <class S, int Step, class Tile>
-  static void store(const transposed_view<stack<S, Step>>& m, int n, int i, int j, const Tile& t) {
-    store(transposed(m.of[n]), i, j, t);
-  }
-  template <class S, int Step, class Tile> static void store(const stacks<S, Step>& m, int o, int n, int i, int j, const Tile& t) { store(m.at(o, n), i, j, t); }
-  template <int Step, class T, int R> static void store_column(const view<float, Step>& m, int n, int i, const array_column<T, R>& t) {
-    if (float* p = address(m, mutant(defect::store_column_of_first) ? 0 : n, std::int64_t(i) * R)) put(p, t.v, inside(m.cols, std::int64_t(i) * R, R));
-  }
-  template <class S, int Step, class Rows, class T, int R, int C>
-  static void store_rows(const view<S, Step>& m, const Rows& rows, int j, const array_tile<T, R, C>& t) {
-    for (int r = 0; r < R; ++r)
-      if (S* p = address(m, mutant(defect::store_rows_writes_skipped) && rows.v[r] < 0 ? 0 : rows.v[r], std::int64_t(j) * C)) put(p, t.v[r], inside(m.cols, std::int64_t(j) * C, C));
-  }
-  template <class S, int Step, class Rows, class T, int R>
-  static void store_rows(const view<S, Step>& m, const Rows& rows, int j, const array_column<T, R>& t) {
-    for (int r = 0; r < R; ++r)
-      if (S* p = address(m, rows.v[r], j)) *p = single<S>(t.v[r]);
-  }
-  template <class S, int Step, class Rows, class T, int R, int C>
-  static void store_rows(const transposed_view<view<S, Step>>& m, const Rows& rows, int j, const array_tile<T, R, C>& t) {
-    for (int c = 0; c < C; ++c)
-      for (int r = 0; r < R; ++r)
-        if (S* p = address(m.of, rows.v[c], std::int64_t(j) * R + r)) *p = single<S>(t.v[r][c]);
-  }
-  template <class S, int Step, int R, int C>
-  static void scatter(const view<S, Step>& m, int i, const array_tile<int, R, C>& place, const array_tile<int, R, C>& keep, const array_tile<int, R, C>& t) {
-    for (int r = 0; r < inside(m.rows, std::int64_t(i) * R, R); ++r)
-      for (int c = 0; c < C; ++c)
-        if (keep.v[r][c] || mutant(defect::scatter_ignores_keep))
-          if (S* p = address(m, std::int64_t(i) * R + r, place.v[r][c] - 1)) *p = t.v[r][c];
-  }
-  template <int Step, int R, int C> static void accumulate(const view<float, Step>& m, int i, int j, const array_tile<float, R, C>& t) {
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c)
-        if (float* p = address(m, std::int64_t(i) * R + r, std::int64_t(j) * C + c))
-          std::atomic_ref<float>(*p).fetch_add(mutant(defect::accumulate_overwrites) ? t.v[r][c] - *p : t.v[r][c], std::memory_order_relaxed);
-  }
-  template <int Step, class Tile> static void accumulate(const stack<float, Step>& m, int n, int i, int j, const Tile& t) { accumulate(m[n], i, j, t); }
-  static int arrive(int* counter) {
-    const std::memory_order both = mutant(defect::arrive_without_order) ? std::memory_order_relaxed : std::memory_order_acq_rel;
-    return std::atomic_ref<int>(*counter).fetch_add(1, both) + (mutant(defect::arrive_returns_new_value) ? 1 : 0);
   }
 
   // ---- arithmetic
@@ -264,12 +179,11 @@ struct block {
     for (std::size_t i = 0; i < sizeof(t.v) / sizeof(value) / (mutant(defect::fill_stops_halfway) ? 2 : 1); i += lane_count) write(p + i, pack);
   }
   template <class Acc, int R, int N, int K, class T, class U>
-  void product(array_tile<Acc, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b) {
+  static void product(array_tile<Acc, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b) {
     static_assert(std::is_same_v<typename left_panel<T, R, K>::storage, typename right_panel<U, K, N>::storage>,
                   "smalti: both operands of a product are bf16-like, or both float-like, or both 8-bit integers");
     static_assert(std::is_same_v<Acc, std::conditional_t<std::is_same_v<T, std::int8_t>, int, float>>,
                   "smalti: 8-bit integers are summed in int, everything else in float");
-    registers.forget();
     if (mutant(defect::product_starts_anew)) fill(acc, Acc{});
     const std::int64_t stride = mutant(defect::product_ignores_stride) ? K : a.stride;
     using panel = right_panel<U, K, N>;
@@ -284,13 +198,12 @@ struct block {
   }
   // Groups of k, each with its scales: integers in one fused kernel, everything else group by group.
   template <int R, int N, int K, class T, class U, class Left, class Right, class Sums = unit_factor, class Minima = unit_factor>
-  void product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b, const Left& left, const Right& right, const Sums& sums = {},
+  static void product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b, const Left& left, const Right& right, const Sums& sums = {},
                       const Minima& minima = {}) {
     using panel = right_panel<U, K, N>;
     constexpr int groups = most(most(factor_groups<Left>(), factor_groups<Right>()), most(factor_groups<Sums>(), factor_groups<Minima>())), group = K / groups;
     static_assert(K % groups == 0 && group % 4 == 0, "smalti: a scaled product has groups of equal length, a multiple of 4");
     const product_factors f = factors_of<N>(left, right, sums, minima);
-    registers.forget();
     const int depth = a.depth < b.depth ? a.depth : b.depth, columns = round_up(b.live, lane_count);
     const int words = ceil_div(depth, panel::per_word);
     for (int n = 0; n < columns; n += panel::strip) {
@@ -320,11 +233,11 @@ struct block {
   }
   // Packed codes are decoded now: how, depends on what they are multiplied with and on how many rows there are.
   template <int R, int N, int K, class T, class U, class Codec, int Tile, class Left, class Right, class Sums = unit_factor, class Minima = unit_factor>
-  void product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a, const coded_panel<U, Codec, K, N, Tile>& b, const Left& left, const Right& right, const Sums& sums = {},
+  static void product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a, const coded_panel<U, Codec, K, N, Tile>& b, const Left& left, const Right& right, const Sums& sums = {},
                const Minima& minima = {}) {
     if constexpr (std::is_same_v<U, std::int8_t>) {
       constexpr int groups = most(most(factor_groups<Left>(), factor_groups<Right>()), most(factor_groups<Sums>(), factor_groups<Minima>()));
-      coded_product<Tile, !std::is_same_v<Sums, unit_factor>, R, K>(registers, acc.v, a.data, a.stride, a.live, a.depth, b.at, Codec{}, K / groups, factors_of<N>(left, right, sums, minima));
+      coded_product<Tile, !std::is_same_v<Sums, unit_factor>, R, K>(acc.v, a.data, a.stride, a.live, a.depth, b.at, Codec{}, K / groups, factors_of<N>(left, right, sums, minima));
     } else {
       constexpr int groups = most(most(factor_groups<Left>(), factor_groups<Right>()), most(factor_groups<Sums>(), factor_groups<Minima>()));
       if (!coded_in_tiles<!std::is_same_v<Sums, unit_factor>, K / groups>(acc, a, b, factors_of<N>(left, right, sums, minima)))
@@ -332,28 +245,21 @@ struct block {
     }
   }
   template <class Acc, int R, int N, int K, class T, class U, class Codec, int Tile>
-  void product(array_tile<Acc, R, N>& acc, const left_panel<T, R, K>& a, const coded_panel<U, Codec, K, N, Tile>& b) {
+  static void product(array_tile<Acc, R, N>& acc, const left_panel<T, R, K>& a, const coded_panel<U, Codec, K, N, Tile>& b) {
     if constexpr (std::is_same_v<Acc, float>)
       if (coded_in_tiles<false, K>(acc, a, b, {})) return;
     decoded(b, [&](const auto& panel) { product(acc, a, panel); });
   }
   // The sums in acc are new: where the inner product can begin with zeros, acc is written once.
   template <class Acc, int R, int N, int K, class T, class U>
-  void multiply(array_tile<Acc, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b) {
+  static void multiply(array_tile<Acc, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b) {
     using panel = right_panel<U, K, N>;
-    registers.forget();
-    if constexpr (std::is_same_v<typename left_panel<T, R, K>::storage, bf16> && std::is_same_v<typename panel::storage, bf16>) {
-      const int depth = a.depth < b.depth ? a.depth : b.depth, columns = round_up(b.live, lane_count), words = ceil_div(depth, panel::per_word);
-      if (words > 0 && a.live == R && columns == N && !mutant(defect::multiply_keeps_sums)) {
-        if constexpr (panel::in_tiles) dot_strips<true>(&acc.v[0][0], N, a.data, a.stride, b.data, std::int64_t(K) * panel::strip, R, N, words * panel::per_word);
-        else dot_anew(&acc.v[0][0], N, a.data, a.stride, b.data, panel::strip, R, N, words * panel::per_word);
-        return;
-      }
-    }
-    if constexpr (std::is_same_v<T, std::int8_t> && std::is_same_v<U, std::int8_t>) {
-      const int depth = a.depth < b.depth ? a.depth : b.depth, words = ceil_div(depth, panel::per_word);
+    using storage = typename panel::storage;
+    if constexpr (std::is_same_v<typename left_panel<T, R, K>::storage, storage> && (std::is_same_v<storage, bf16> || std::is_same_v<storage, std::int8_t>)) {
+      const int words = ceil_div(a.depth < b.depth ? a.depth : b.depth, panel::per_word);
       if (words > 0 && a.live == R && round_up(b.live, lane_count) == N && !mutant(defect::multiply_keeps_sums)) {
-        dot_anew(&acc.v[0][0], N, a.data, a.stride, b.data, panel::strip, R, N, words * 4, panel::strip == N ? 0 : K * panel::strip);
+        if constexpr (panel::in_tiles) dot_strips<true>(&acc.v[0][0], N, a.data, a.stride, b.data, std::int64_t(K) * panel::strip, R, N, words * panel::per_word);
+        else dot_anew(&acc.v[0][0], N, a.data, a.stride, b.data, panel::strip, R, N, words * panel::per_word, panel::strip == N ? 0 : K * panel::strip);
         return;
       }
     }
@@ -363,7 +269,7 @@ struct block {
   template <class Tile> static void begin(Tile& acc, bool any) {
     if (!any) fill(acc, typename Tile::element{});
   }
-  template <class Acc, class Left, class Right> void product(Acc& acc, const Left& a, const Right& b, bool first) {
+  template <class Acc, class Left, class Right> static void product(Acc& acc, const Left& a, const Right& b, bool first) {
     if (first) multiply(acc, a, b);
     else product(acc, a, b);
   }
@@ -459,6 +365,12 @@ struct block {
   static void unpack(coded_panel<T, Codec, K, N, Tile>& b, Codec, const packed_words<N, K / 4>& w, const W&... more) {
     b.at = parts_of<Codec>(w, more...);
   }
+  template <class Operand, class Codec, class Words, class Scales, class Minima> static void unpack_rows(Operand& b, Codec, const Words& w, const Scales& scales, const Minima& minima) {
+    host::unpack_rows(b, detail::decoder_of<typename Operand::element, Codec>(w, scales, minima));
+  }
+  template <class Operand, class Codec, class Words, class Scales, class Minima> static void unpack_columns(Operand& b, Codec, const Words& w, const Scales& scales, const Minima& minima) {
+    host::unpack_columns(b, detail::decoder_of<typename Operand::element, Codec>(w, scales, minima));
+  }
   template <int Tile, class Codec, int N, int Words, class T, class Scales, class Zeros, class... W>
   static void unpack_scaled(right_panel<T, 4 * Words, N>& b, Codec codec, const Scales& scales, const Zeros& zeros, const packed_words<N, Words>& w, const W&... more) {
     own(b);
@@ -485,12 +397,12 @@ private:
   }
   // False where tile registers do not multiply such operands.
   template <bool Corrected, int Group, int R, int N, int K, class T, class U, class Codec, int Tile>
-  bool coded_in_tiles([[maybe_unused]] array_tile<float, R, N>& acc, [[maybe_unused]] const left_panel<T, R, K>& a, [[maybe_unused]] const coded_panel<U, Codec, K, N, Tile>& b,
+  static bool coded_in_tiles([[maybe_unused]] array_tile<float, R, N>& acc, [[maybe_unused]] const left_panel<T, R, K>& a, [[maybe_unused]] const coded_panel<U, Codec, K, N, Tile>& b,
                       [[maybe_unused]] const product_factors& f) {
 #if SMALTI_DOT_LEVEL >= 4
     if constexpr (std::is_same_v<typename left_panel<T, R, K>::storage, bf16> && std::is_same_v<typename storage_of<U>::type, bf16> && N == 64 && Group % 32 == 0)
       if (detail::amx_is_usable()) {
-        coded_product<Tile, Corrected, R, K>(registers, acc.v, a.data, a.stride, a.live, a.depth, b.at, Codec{}, Group, f);
+        coded_product<Tile, Corrected, R, K>(acc.v, a.data, a.stride, a.live, a.depth, b.at, Codec{}, Group, f);
         return true;
       }
 #endif
@@ -561,14 +473,6 @@ private:
         }
       }
     return false;
-  }
-  template <class T, class S> static T element(const S* p) {
-    return p ? read(p, 1)[0] : T{};
-  }
-  template <class S, class T> static S single(T x) {
-    S s;
-    write(&s, lanes<T>(x), 1);
-    return s;
   }
   static void keep_value(float* p, floats x) { write(p, x); }
   static void keep_value(int* p, ints x) { write(p, x); }

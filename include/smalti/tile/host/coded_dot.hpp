@@ -21,35 +21,6 @@ template <class T, class Codec, int K, int N, int Tile> struct coded_panel {
   word_parts<policy::word_planes<Codec::bits, 4, K / 4>::parts> at;
 };
 
-//! The shape of the tile registers while a block runs: configured by its first product that wants them, released with the
-//! block. Nothing else that a block does may use them in between, but for dot(), which says so by forget().
-class tile_registers {
-public:
-  tile_registers() = default;
-  tile_registers(const tile_registers&) = delete;
-#if SMALTI_DOT_LEVEL >= 4
-  ~tile_registers() { release(); }
-  //! Tiles 0 and 1: `top` rows of sums, 2 and 3 `bottom`; 4 and 5 left operands of `top` and `bottom` rows; 6 and 7 right
-  //! ones; `words` of k. bottom 0: see amx_configure.
-  void shape(int top, int bottom, int words) {
-    const int wanted = (top * 32 + bottom) * 32 + words;
-    if (wanted != shape_) detail::amx_configure(top, bottom, words);
-    shape_ = wanted;
-  }
-  void release() {
-    if (shape_ >= 0) detail::amx_release();
-    shape_ = -1;
-  }
-  void forget() { release(); }                 // what is released is configured anew by whoever comes next
-
-private:
-  int shape_ = -1;
-#else
-  void release() {}
-  void forget() {}
-#endif
-};
-
 //! Memory that will be read next, in order: asked for a few lines at a time by whoever computes meanwhile.
 struct memory_ahead {
   const char* at = nullptr;
@@ -253,13 +224,13 @@ void coded_band(float* acc, const char* left, const char* right, int cols, int g
 //! As scaled_dot, for whole groups and whole tiles of 16 rows: acc and the left factors have round_up(rows, 16) of them.
 //! @pre  at most 32 groups and 512 values of k; left factors of neighbouring rows are neighbours (left_stride, sums_stride 1)
 template <int Wide, bool Corrected>
-void tiled_dot(tile_registers& registers, float* acc, const std::int8_t* left, std::int64_t left_stride, const std::int8_t* right, int rows, int cols, int groups, int group,
+void tiled_dot(float* acc, const std::int8_t* left, std::int64_t left_stride, const std::int8_t* right, int rows, int cols, int groups, int group,
                product_factors f, memory_ahead& ahead) {
   using namespace detail;
   const int per_group = group / 4;
   int words = per_group < 16 ? per_group : 16;
   while (per_group % words != 0) --words;
-  registers.shape(16, 16, words);
+  amx_configure(16, 16, words);
   for (int r = 0; r < rows; r += 16) {
     // Together: rows of the caller are often a power of two apart, and would drive each other out of the first-level cache. Those
     // that do not exist are zero.
@@ -275,6 +246,8 @@ void tiled_dot(tile_registers& registers, float* acc, const std::int8_t* left, s
     }
     f = f.at(16, 0, 0);
   }
+  amx_release();
+  amx_fence();
 }
 #endif
 
@@ -295,11 +268,10 @@ template <int Tile, class Planes, int N, int Parts> memory_ahead share_of_next(c
 //! acc[Rows][N] += the scaled product of 8-bit left operands and packed codes, as scaled_dot: depth-tile Tile of `w`.
 //! @param live, depth  rows and columns of left that exist; the left factors have round_up(Rows, 16) rows
 template <int Tile, bool Corrected, int Rows, int K, int N, class Codec, int Parts>
-void coded_product([[maybe_unused]] tile_registers& registers, float (&acc)[Rows][N], const std::int8_t* left, std::int64_t left_stride, int live, int depth,
+void coded_product(float (&acc)[Rows][N], const std::int8_t* left, std::int64_t left_stride, int live, int depth,
                    const word_parts<Parts>& w, Codec codec, int group, const product_factors& f) {
   using namespace detail;
   using panel = right_panel<std::int8_t, K, N>;
-  static_assert(panel::strip == N);
   const int words = (depth + 3) / 4;
   if (live <= 0 || words <= 0) return;
 #if SMALTI_DOT_LEVEL >= 3
@@ -317,20 +289,21 @@ void coded_product([[maybe_unused]] tile_registers& registers, float (&acc)[Rows
 #endif
   alignas(64) typename panel::array codes;
 #if SMALTI_DOT_LEVEL >= 4
+  static_assert(panel::strip == N);
   const bool neighbours = (!f.left || f.left_stride == 1) && (!f.sums || f.sums_stride == 1);
   if (Rows % 16 == 0 && neighbours && fits && words * 4 >= group && amx_is_usable()) {
     const int whole = words * 4 / group, done = whole * group;
     unpack_codes<Tile, K / 4, panel, Codec, false>(codes, w, codec);
     memory_ahead ahead = share_of_next<Tile, policy::word_planes<Codec::bits, 4, K / 4>, N>(w, whole * (N / 16));
-    tiled_dot<N, Corrected>(registers, acc[0], left, left_stride, &codes[0][0][0][0], live, N, whole, group, f, ahead);
+    tiled_dot<N, Corrected>(acc[0], left, left_stride, &codes[0][0][0][0], live, N, whole, group, f, ahead);
     if (done < words * 4)
       scaled_panel<quad_steps>(acc[0], N, bytes(left) + done, left_stride, bytes(&codes[0][0][0][0]) + done * N, N, live, N, words - done / 4, group / 4, f.at(0, whole, 0));
     return;
   }
 #endif
   unpack_codes<Tile, K / 4, panel>(codes, w, codec);
-  registers.forget();
-  scaled_dot(acc[0], N, left, left_stride, &codes[0][0][0][0], N, live, N, words * 4, group, f);
+  for (int n = 0; n < N; n += panel::strip)
+    scaled_dot(acc[0] + n, N, left, left_stride, &codes[0][0][0][0] + n * K, panel::strip, live, panel::strip, words * 4, group, f.at(0, 0, n));
 }
 
 #if SMALTI_DOT_LEVEL >= 4
@@ -388,7 +361,7 @@ void add_scaled(float* acc, const float* part, int rows, const product_factors& 
 //! while tiles multiply the one before it; rows are spread evenly over tiles of up to 16, so that one more row costs little.
 //! @pre  amx_is_usable(); group is a multiple of 32 and divides K; N is 64
 template <int Tile, bool Corrected, int Rows, int K, int N, class Codec, int Parts>
-[[gnu::noinline]] void coded_product(tile_registers& registers, float (&acc)[Rows][N], const bf16* left, std::int64_t left_stride, int live, int depth,
+[[gnu::noinline]] void coded_product(float (&acc)[Rows][N], const bf16* left, std::int64_t left_stride, int live, int depth,
                                      const word_parts<Parts>& w, Codec, int group, const product_factors& f) {
   using namespace detail;
   static_assert(N == 64 && K % 32 == 0);
@@ -401,7 +374,7 @@ template <int Tile, bool Corrected, int Rows, int K, int N, class Codec, int Par
   memory_ahead ahead = share_of_next<Tile, typename tiles::planes, N>(w, steps * 8);
   codes.decode(0, w, ahead);
   const int blocks = (live + 15) / 16, high = (live + blocks - 1) / blocks;
-  registers.shape(high, 0, 16);
+  amx_configure(high, 0, 16);
   for (int r = 0; r < live; r += high) {
     const int rows = live - r < high ? live - r : high;
     const char* from = bytes(left + r * left_stride);
@@ -437,6 +410,8 @@ template <int Tile, bool Corrected, int Rows, int K, int N, class Codec, int Par
       add_scaled<4, N, Corrected>(acc[r], part[0], rows, f.at(r, g, 0));
     }
   }
+  amx_release();
+  amx_fence();
 }
 #endif
 

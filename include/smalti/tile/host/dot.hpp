@@ -17,6 +17,7 @@
 #endif
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include <smalti/core/float.hpp>
 #include <smalti/core/version.hpp>
@@ -90,38 +91,6 @@ inline void dot(float* acc, std::int64_t acc_stride, const bf16* left, std::int6
   dot_widened<dot_vector>(bytes(acc), acc_stride * word, bytes(left), left_stride * 2, bytes(right), right_width, rows, cols, k / 2);
 }
 
-//! acc[r, n] = sum over p of left[r, p] * right[p, n], bf16 operands: the same from zero, whatever acc holds. k > 0
-inline void dot_anew(float* acc, std::int64_t acc_stride, const bf16* left, std::int64_t left_stride, const bf16* right,
-                     std::int64_t right_width, int rows, int cols, int k) {
-  using namespace detail;
-#if SMALTI_DOT_LEVEL >= 4
-  if (amx_is_usable()) {
-    dot_amx<true, true>(bytes(acc), acc_stride * word, bytes(left), left_stride * 2, bytes(right), right_width, rows, cols, k / 2);
-    return;
-  }
-#endif
-  for (int r = 0; r < rows; ++r) std::memset(acc + r * acc_stride, 0, std::size_t(cols) * sizeof(float));
-  dot(acc, acc_stride, left, left_stride, right, right_width, rows, cols, k);
-}
-
-//! The same two products with the columns of the right operand in strips of 32, each [k of the panel / 2][32][2], `strip`
-//! elements from one to the next. Fresh: from zero.
-template <bool Fresh>
-void dot_strips(float* acc, std::int64_t acc_stride, const bf16* left, std::int64_t left_stride, const bf16* right, std::int64_t strip, int rows, int cols, int k) {
-#if SMALTI_DOT_LEVEL >= 4
-  using namespace detail;
-  if (amx_is_usable()) {
-    dot_amx<true, Fresh>(bytes(acc), acc_stride * word, bytes(left), left_stride * 2, bytes(right), 32, rows, cols, k / 2, strip * 2);
-    return;
-  }
-#endif
-  for (int n = 0; n < cols; n += 32) {
-    const int wide = cols - n < 32 ? cols - n : 32;
-    if constexpr (Fresh) dot_anew(acc + n, acc_stride, left, left_stride, right + n / 32 * strip, 32, rows, wide, k);
-    else dot(acc + n, acc_stride, left, left_stride, right + n / 32 * strip, 32, rows, wide, k);
-  }
-}
-
 //! acc[r, n] += sum over p of left[r, p] * right[p, n], int8 operands, modulo 2^32: exact at every level
 //!
 //! @param right       quads of rows interleaved: [k / 4][right_width][4]
@@ -147,18 +116,43 @@ inline void dot(std::int32_t* acc, std::int64_t acc_stride, const std::int8_t* l
   dot_quads<steps>(bytes(acc), acc_stride * word, bytes(left), left_stride, bytes(right), right_width, rows, cols, k / 4, right_sums, strip);
 }
 
-//! acc[r, n] = sum over p of left[r, p] * right[p, n], int8 operands: the same from zero, whatever acc holds. k > 0
-inline void dot_anew(std::int32_t* acc, std::int64_t acc_stride, const std::int8_t* left, std::int64_t left_stride, const std::int8_t* right,
-                     std::int64_t right_width, int rows, int cols, int k, std::int64_t strip = 0) {
-  using namespace detail;
+//! acc[r, n] = sum over p of left[r, p] * right[p, n]: the products of bf16 and of int8 from zero, whatever acc holds.
+//! @param strip  as for int8; bf16 has none
+//! @pre   k > 0
+template <class Acc, class T>
+void dot_anew(Acc* acc, std::int64_t acc_stride, const T* left, std::int64_t left_stride, const T* right, std::int64_t right_width, int rows, int cols, int k,
+              [[maybe_unused]] std::int64_t strip = 0) {
+  constexpr bool pairs = std::is_same_v<T, bf16>;
+  static_assert(pairs || std::is_same_v<T, std::int8_t>);
 #if SMALTI_DOT_LEVEL >= 4
+  using namespace detail;
   if (amx_is_usable()) {
-    dot_amx<false, true>(bytes(acc), acc_stride * word, bytes(left), left_stride, bytes(right), right_width, rows, cols, k / 4);
+    constexpr int size = int(sizeof(T)), per_word = word / size;
+    dot_amx<pairs, true>(bytes(acc), acc_stride * word, bytes(left), left_stride * size, bytes(right), right_width, rows, cols, k / per_word);
     return;
   }
 #endif
-  for (int r = 0; r < rows; ++r) std::memset(acc + r * acc_stride, 0, std::size_t(cols) * sizeof(std::int32_t));
-  dot(acc, acc_stride, left, left_stride, right, right_width, rows, cols, k, nullptr, strip);
+  for (int r = 0; r < rows; ++r) std::memset(acc + r * acc_stride, 0, std::size_t(cols) * sizeof(Acc));
+  if constexpr (pairs) dot(acc, acc_stride, left, left_stride, right, right_width, rows, cols, k);
+  else dot(acc, acc_stride, left, left_stride, right, right_width, rows, cols, k, nullptr, strip);
+}
+
+//! Products of bf16, added or (Fresh) from zero, with the columns of the right operand in strips of 32, each [k of the panel / 2][32][2], `strip`
+//! elements from one to the next.
+template <bool Fresh>
+void dot_strips(float* acc, std::int64_t acc_stride, const bf16* left, std::int64_t left_stride, const bf16* right, std::int64_t strip, int rows, int cols, int k) {
+#if SMALTI_DOT_LEVEL >= 4
+  using namespace detail;
+  if (amx_is_usable()) {
+    dot_amx<true, Fresh>(bytes(acc), acc_stride * word, bytes(left), left_stride * 2, bytes(right), 32, rows, cols, k / 2, strip * 2);
+    return;
+  }
+#endif
+  for (int n = 0; n < cols; n += 32) {
+    const int wide = cols - n < 32 ? cols - n : 32;
+    if constexpr (Fresh) dot_anew(acc + n, acc_stride, left, left_stride, right + n / 32 * strip, 32, rows, wide, k);
+    else dot(acc + n, acc_stride, left, left_stride, right + n / 32 * strip, 32, rows, wide, k);
+  }
 }
 
 }  // namespace smalti::inline SMALTI_CODE::host

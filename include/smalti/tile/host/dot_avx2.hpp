@@ -28,6 +28,12 @@ struct avx2_vector {
   static floats multiply_add(floats a, floats b, floats c) { return _mm256_fmadd_ps(a, b, c); }
   static floats low_halves(const char* p) { return (floats)((words)load_ints(p) << 16); }
   static floats high_halves(const char* p) { return (floats)((words)load_ints(p) & 0xffff0000u); }
+  static floats widened(const char* p) {            // eight bf16
+    using halves = std::uint16_t __attribute__((vector_size(16)));
+    halves h;
+    std::memcpy(&h, p, sizeof(h));
+    return (floats)(__builtin_convertvector(h, words) << 16);
+  }
   static ints load_ints(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static void store_ints(char* p, ints x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
   static ints broadcast_int(const char* p) {

@@ -32,6 +32,12 @@ struct avx512_vector {
   static floats multiply_add(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
   static floats low_halves(const char* p) { return (floats)((words)load_ints(p) << 16); }
   static floats high_halves(const char* p) { return (floats)((words)load_ints(p) & 0xffff0000u); }
+  static floats widened(const char* p) {            // sixteen bf16
+    using halves = std::uint16_t __attribute__((vector_size(32)));
+    halves h;
+    std::memcpy(&h, p, sizeof(h));
+    return (floats)(__builtin_convertvector(h, words) << 16);
+  }
   static ints load_ints(const char* p) { return _mm512_loadu_si512(p); }
   static void store_ints(char* p, ints x) { _mm512_storeu_si512(p, x); }
   static ints broadcast_int(const char* p) {

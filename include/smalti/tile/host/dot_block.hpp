@@ -162,7 +162,7 @@ void dot_quads(char* acc, std::int64_t acc_stride, const char* left, std::int64_
         const dot_operands o{prepared, line, plane, right + s * right_stride + n / strip_cols * strip_bytes, right_stride, 0};
         alignas(64) std::int32_t correction[strip_cols];
         if constexpr (Steps::corrects) Steps::correct(correction, o.right, right_stride, width, steps, right_sums ? right_sums + n : nullptr, s == 0);
-        dot_rows<as_prepared<Steps>, Steps::rows>(acc + n * word, acc_stride, o, high, width, steps, correction);
+        dot_rows<as_prepared<Steps>, Steps::rows>(acc + n * word, acc_stride, o, high, width, steps, Steps::corrects ? correction : nullptr);
       }
     }
 }
@@ -190,11 +190,6 @@ template <class V> struct widened_steps : float_steps<V> {
   static void keep(char* p, operand x) { V::store_floats(p, x); }
 };
 
-// The same sums from a right panel that was widened before: worth its cost when many rows share it.
-template <class V> struct widened_panel_steps : widened_steps<V> {
-  static typename V::floats right(int, const char* p) { return V::load_floats(p); }
-};
-
 // A quad of int8 is two words of two 16-bit values: bytes 0 and 2, bytes 1 and 3. A sum of two products is at
 // most 2^15 and one instruction makes it without saturation.
 template <class V> struct split_quad_steps : V {
@@ -211,8 +206,21 @@ template <class V> struct split_quad_steps : V {
   static void keep(char* p, operand x) { V::store_ints(p, x); }
 };
 
-// bf16 by f32 multiply-adds. Each accumulator sees fma(even), fma(odd) step after step whichever way the
-// right panel is widened, so the bits of a row do not depend on how many rows there are.
+// Row of `count` pairs of bf16 as 2 count floats, on to whole vectors. Never reads past the row.
+template <class V> void widen_row(char* out, const char* in, int count) {
+  constexpr int half = V::width / 2;                       // pairs a vector of floats
+  int s = 0;
+  for (; s + half <= count; s += half) V::store_floats(out + 2 * s * word, V::widened(in + s * word));
+  if (s < count) {
+    alignas(64) char rest[half * word] = {};
+    std::memcpy(rest, in + s * word, std::size_t(count - s) * word);
+    V::store_floats(out + 2 * s * word, V::widened(rest));
+  }
+}
+
+// bf16 by f32 multiply-adds. Where many rows share the right panel both operands become floats first, the left rows once
+// for all strips of columns. Each accumulator sees fma(even), fma(odd) step after step either way, so the bits of a row do
+// not depend on how many rows there are.
 template <class V>
 void dot_widened(char* acc, std::int64_t acc_stride, const char* left, std::int64_t left_stride, const char* right,
                  std::int64_t right_width, int rows, int cols, int count) {
@@ -220,24 +228,30 @@ void dot_widened(char* acc, std::int64_t acc_stride, const char* left, std::int6
     dot_panel<widened_steps<V>>(acc, acc_stride, left, left_stride, right, right_width, rows, cols, count);
     return;
   }
-  constexpr int chunk = chunk_steps / 2;   // two f32 for each pair: 32 KiB again
-  constexpr std::int64_t line = strip_cols * word, plane = chunk * line;
-  alignas(64) char panel[2 * plane];
-  for (int n = 0; n < cols; n += strip_cols) {
-    const int width = cols - n < strip_cols ? cols - n : strip_cols;
+  constexpr int most = 384, chunk = chunk_steps / 2;       // rows: 192 KiB of the second-level cache; pairs
+  constexpr std::int64_t left_line = 2 * chunk * word, line = strip_cols * word;
+  alignas(64) char floats[most * left_line];
+  alignas(64) char panel[2 * chunk * line];                // 32 KiB again
+  for (int r = 0; r < rows; r += most, acc += most * acc_stride, left += most * left_stride)
     for (int s = 0; s < count; s += chunk) {
-      const int steps = count - s < chunk ? count - s : chunk;
-      for (int i = 0; i < steps; ++i) {
-        const char* from = right + ((s + i) * right_width + n) * word;
-        for (int c = 0; c < width; c += V::width) {
-          V::store_floats(panel + i * line + c * word, V::low_halves(from + c * word));
-          V::store_floats(panel + plane + i * line + c * word, V::high_halves(from + c * word));
-        }
+      const int high = rows - r < most ? rows - r : most, steps = count - s < chunk ? count - s : chunk;
+      for (int i = 0; i < high; ++i) {
+        const char* from = left + i * left_stride + s * word;
+        for (int ahead = 0; s + 2 * chunk <= count && ahead < chunk * word; ahead += 64) __builtin_prefetch(from + chunk * word + ahead, 0, 2);
+        widen_row<V>(floats + i * left_line, from, steps);
       }
-      dot_rows<widened_panel_steps<V>, V::rows>(acc + n * word, acc_stride, {left + s * word, left_stride, 0, panel, line, plane},
-                                                rows, width, steps, nullptr);
+      for (int n = 0; n < cols; n += strip_cols) {
+        const int width = cols - n < strip_cols ? cols - n : strip_cols;
+        for (int i = 0; i < steps; ++i) {
+          const char* from = right + ((s + i) * right_width + n) * word;
+          for (int c = 0; c < width; c += V::width) {
+            V::store_floats(panel + 2 * i * line + c * word, V::low_halves(from + c * word));
+            V::store_floats(panel + (2 * i + 1) * line + c * word, V::high_halves(from + c * word));
+          }
+        }
+        dot_rows<float_steps<V>, V::rows>(acc + n * word, acc_stride, {floats, left_line, 0, panel, line, 0}, high, width, 2 * steps, nullptr);
+      }
     }
-  }
 }
 
 }  // namespace smalti::inline SMALTI_CODE::host::detail

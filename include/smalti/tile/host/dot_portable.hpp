@@ -19,6 +19,10 @@ struct portable_vector {
   static floats multiply_add(floats a, floats b, floats c) { return a * b + c; }
   static floats low_halves(const char* p) { return (floats)(get<words>(p) << 16); }
   static floats high_halves(const char* p) { return (floats)(get<words>(p) & 0xffff0000u); }
+  static floats widened(const char* p) {            // four bf16
+    using halves = std::uint16_t __attribute__((vector_size(8)));
+    return (floats)(__builtin_convertvector(get<halves>(p), words) << 16);
+  }
   static ints load_ints(const char* p) { return get<ints>(p); }
   static void store_ints(char* p, ints x) { put(p, x); }
   static ints broadcast_int(const char* p) { const auto x = get<std::int32_t>(p); return ints{x, x, x, x}; }

@@ -68,7 +68,7 @@ template <class Agent> void run(const host_context& context, const Agent& agent,
       for (std::int64_t first; (first = next.fetch_add(chunk + (mutant(defect::run_leaves_gaps) ? 1 : 0), std::memory_order_relaxed)) < blocks;)
         for (std::int64_t n = first; n < (mutant(defect::run_past_the_grid) ? first + chunk : std::min(first + chunk, blocks)); ++n) {
           const std::int64_t i = context.shuffle != 0 && !mutant(defect::run_ignores_the_shuffle) ? shuffled(n, blocks, context.shuffle) : n;
-          block b{{int(i % (mutant(defect::run_divides_by_wrong_extent) ? size.y : size.x)), int(i / size.x % size.y), int(i / size.x / size.y)}, store, store_of_turned};
+          block b(int(i % (mutant(defect::run_divides_by_wrong_extent) ? size.y : size.x)), int(i / size.x % size.y), int(i / size.x / size.y), store, store_of_turned);
           agent(b);
         }
     };

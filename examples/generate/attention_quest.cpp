@@ -1,0 +1,49 @@
+// Quest: prefill and the first two layers are dense; else each head of a token that is decoded attends to the pages whose keys can score most.
+#include <smalti/ops/attention/quest.hpp>
+#include "attention_text.hpp"
+
+namespace generate {
+
+namespace {
+
+using storage = policy::kv_plain<bf16>;
+constexpr int page = 16, dense_layers = 2;
+
+struct quest_look {
+  static constexpr bool by_token = true, by_head = false;
+  using dense = dense_look<storage, policy::causal, page>;
+  using attend = attention::quest<bf16, head_dim, page>;
+  dense all{};
+  int count = 1024, rows = 0;
+  buffer<bf16> low, high;                    // of every layer's pages
+  buffer<int> from = buffer<int>(1);
+
+  void attach(const cache::pool_shape& s, int) {
+    rows = s.pages * s.kv_heads;
+    const std::size_t n = std::size_t(s.layers) * std::size_t(rows) * head_dim;
+    low = buffer<bf16>(n), high = buffer<bf16>(n);
+    low.clear(n), high.clear(n);
+  }
+  std::size_t bytes() const { return low.bytes() + high.bytes(); }
+
+  void look(const machine& on, const looking<storage, page>& x, scratch& memory) {
+    const std::size_t at = std::size_t(x.layer) * std::size_t(rows) * head_dim;
+    const view<bf16> least{low.data() + at, rows, head_dim, head_dim}, most{high.data() + at, rows, head_dim, head_dim};
+    from.put(&x.from, 1);
+    expect(attend::bounds::run(on, {.kv = x.kv, .from = x.moved ? nullptr : from.data(), .bounds = {least, most}}));
+    if (x.q.rows > 1 || x.layer < dense_layers) return all.look(on, x, memory);
+    const auto reads = [](const view<bf16>& v) { return view<const bf16>{v.data, v.rows, v.cols, v.stride}; };
+    run<attend>(on, {.q = x.q, .kv = x.kv, .bounds = {reads(least), reads(most)}, .k = count / page, .o = x.o, .share_heads = false}, memory);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<attention_cache> make_quest_bf16(const attention_settings& s, const config& c, int count) {
+  if (count < page) throw std::runtime_error("--attention quest:K needs K of at least a page of " + std::to_string(page) + " tokens");
+  quest_look look;
+  look.count = count;
+  return std::make_unique<cache_of<storage, quest_look, page>>(s, c, std::move(look));
+}
+
+}  // namespace generate

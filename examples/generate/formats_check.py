@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Bits per byte of a model for every format of weights, keys and values, held to a bound for each: what the format loses beside bf16.
+
+usage: formats_check.py --generate PATH --model FOLDER --table FILE.md [--activations bf16|int8]
+The bounds were set from kjv-5m (a small model loses more than a large one), a quarter above what was measured.
+"""
+import argparse
+import os
+import subprocess
+import sys
+
+# Bits per byte more than bf16 weights with bf16 activations and a bf16 cache.
+LOSS = {
+    "bf16": {"native": 0.0002, "bf16": 0.0002, "int8": 0.001, "int4:g128": 0.0134, "nf4": 0.0098, "mxfp4": 0.0175, "q4_0": 0.0101, "q4_1": 0.0094, "q8_0": 0.001, "fp8": 0.0015, "int6": 0.001, "int3": 0.0443},
+    "int8": {"int8": 0.001, "int4:g128": 0.0142, "mxfp4": 0.0175, "q4_0": 0.0101, "q4_1": 0.0094, "q8_0": 0.001, "int6": 0.001, "int3": 0.0443},
+}
+CACHE_LOSS = {"bf16": 0.0002, "fp8": 0.001, "int8": 0.001, "int4": 0.0038}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--generate", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--table", required=True)
+    parser.add_argument("--activations", default="bf16")
+    options = parser.parse_args()
+    text = ["--model", options.model, "--eval", os.path.join(options.model, "eval.txt"), "--window", "256", "--windows", "16"]
+
+    def rows_of(path, *more):
+        subprocess.run([options.generate, *text, "--matrix", path, *more], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with open(path) as file:
+            lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in file if line.startswith("| ")]
+        return [dict(zip(lines[0], line)) for line in lines[1:]]
+
+    plain = float(rows_of(options.table, "--weights", "bf16")[0]["bits per byte"])
+    wrong = []
+
+    def held(what, row, bounds):
+        loss, bound = float(row["bits per byte"]) - plain, bounds.get(row[what])
+        print(f"{what} {row[what]:10} {loss:+.5f} bits per byte, at most {bound}")
+        if bound is None or not loss <= bound:
+            wrong.append(row[what])
+        return row[what]
+
+    bounds = LOSS[options.activations]
+    seen = {held("weights", row, bounds) for row in rows_of(options.table, "--weights", "all", "--activations", options.activations)}
+    wrong += sorted(set(bounds) - seen)
+    if options.activations == "bf16":
+        for row in rows_of(options.table + ".kv.md", "--weights", "bf16", "--kv", "all"):
+            held("kv", row, CACHE_LOSS)
+    if wrong:
+        sys.exit("too much is lost, or nothing is known: " + ", ".join(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+// OCP's MXFP4: E2M1 and a power of two for 32.
+#include <smalti/policy/quantizers/microscaling.hpp>
+#include "linear_text.hpp"
+
+namespace generate {
+
+std::unique_ptr<linear> make_mxfp4(const matrix& w, form f, bool native, bool int8_activations) {
+  return make_coded<policy::mxfp4, policy::mxfp4_floor>(w, f, native, int8_activations);
+}
+
+}  // namespace generate

@@ -1,0 +1,171 @@
+// What the formats' translation units have in common: a matrix becomes codes and scales, these become a packed weight, and the
+// products are smalti's.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <type_traits>
+#include <utility>
+#include <vector>
+#include <smalti/core/workspace.hpp>
+#include <smalti/ops/gemm/pack.hpp>
+#include <smalti/ops/gemm/quantized.hpp>
+#include <smalti/ops/quantize.hpp>
+#include <smalti/policy/quantizer.hpp>
+#include <smalti/policy/quantizers/gguf.hpp>
+#include <smalti/policy/quantizers/integer.hpp>
+#include "linear.hpp"
+
+namespace generate {
+
+using namespace smalti;
+
+//! A matrix as codes, a byte each, and what belongs to each group of `group` along k (0: of each row).
+struct coded_matrix {
+  int n = 0, k = 0, group = 0;
+  std::vector<std::uint8_t> codes, zero;
+  std::vector<float> scale, minimum;
+
+  coded_matrix(const matrix& m, int group) : n(int(m.n)), k(int(m.k)), group(group), codes(std::size_t(m.n * m.k)), scale(std::size_t(m.n) * std::size_t(groups())) {}
+  int groups() const { return group == 0 ? 1 : ceil_div(k, group); }
+  //! `count` rows from row `first` on, as pack() takes them.
+  gemm::weight_source rows(int first, int count) const {
+    const std::size_t g = std::size_t(first) * std::size_t(groups());
+    return {.codes = codes.data() + std::size_t(first) * std::size_t(k), .stride = k, .n = count, .k = k, .scale = scale.data() + g,
+            .zero = zero.empty() ? nullptr : zero.data() + g, .minimum = minimum.empty() ? nullptr : minimum.data() + g};
+  }
+};
+
+//! The file's own codes.
+inline coded_matrix codes_of_file(const matrix& m) {
+  coded_matrix out(m, int(m.coded.front()->group_k));
+  std::size_t row = 0;
+  for (const auto& part : m.coded) {
+    part->codes(0, part->n, out.codes.data() + row * std::size_t(out.k));
+    std::copy(part->scale.begin(), part->scale.end(), out.scale.begin() + std::ptrdiff_t(row * std::size_t(out.groups())));
+    out.minimum.insert(out.minimum.end(), part->minimum.begin(), part->minimum.end());
+    row += std::size_t(part->n);
+  }
+  return out;
+}
+
+// Where what a quantizer returns goes. Zeros and minima have their place already.
+template <class Element> void keep(coded_matrix& to, std::size_t at, Element scale) { to.scale[at] = to_float(scale); }
+inline void keep(coded_matrix& to, std::size_t at, const policy::scale_and_zero<float>& s) { to.scale[at] = s.scale, to.zero[at] = s.zero; }
+inline void keep(coded_matrix& to, std::size_t at, const policy::scale_and_minimum& s) { to.scale[at] = to_float(s.scale), to.minimum[at] = to_float(s.minimum); }
+
+//! The numbers, quantized in groups of Format::group.
+template <class Format, class Quantizer> coded_matrix quantized_rows(const matrix& m) {
+  using stored = decltype(Quantizer{}(nullptr, 0, nullptr));
+  coded_matrix out(m, Format::group);
+  if constexpr (std::is_same_v<stored, policy::scale_and_zero<float>>) out.zero.resize(out.scale.size());
+  if constexpr (std::is_same_v<stored, policy::scale_and_minimum>) out.minimum.resize(out.scale.size());
+  const int some = 64, pieces = ceil_div(out.n, some);
+  std::atomic<bool> bad{false};
+#pragma omp parallel for schedule(dynamic)
+  for (int piece = 0; piece < pieces; ++piece) {
+    const int first = piece * some, count = std::min(some, out.n - first);
+    const std::size_t group = std::size_t(first) * std::size_t(out.groups());
+    std::vector<float> rows(std::size_t(count) * std::size_t(out.k));
+    std::vector<stored> scales(std::size_t(count) * std::size_t(out.groups()));
+    m.rows(first, count, rows.data());
+    if (!policy::quantize_rows(Quantizer{}, {rows.data(), count, out.k, out.k}, Format::group, out.codes.data() + std::size_t(first) * std::size_t(out.k), scales.data())) bad = true;
+    else
+      for (std::size_t i = 0; i < scales.size(); ++i) keep(out, group + i, scales[i]);
+  }
+  if (bad) throw std::runtime_error("a weight is NaN or infinite: it cannot be quantized");
+  return out;
+}
+
+// The operations of a format: with 8-bit activations, or with bf16 ones.
+template <class Format, bool Integers> struct products {
+  template <class Epilogue, class Y> using op = gemm::weight_only<Format, Epilogue, bf16, Y>;
+};
+template <class Format> struct products<Format, true> {
+  static constexpr int group = Format::group == 0 ? 32 : Format::group;
+  using tokens = policy::int8_tokens<group>;
+  struct options : quantize::options { static constexpr int sum_group = Format::scales::zero == policy::zero_point::none ? 0 : group; };
+  using rounding = quantize::tokens<bf16, tokens, options>;
+  template <class Epilogue, class Y> using op = gemm::quantized<tokens, Format, Epilogue, Y>;
+};
+
+template <class Format, bool Integers> class coded final : public linear {
+  using of = products<Format, Integers>;
+  using sum = typename of::template op<policy::chain<>, bf16>;
+  using added = typename of::template op<policy::chain<policy::residual<float>>, float>;
+  using gate = typename of::template op<policy::chain<policy::gated<policy::silu>>, bf16>;
+  using last = typename of::template op<policy::chain<>, float>;
+  using weight = typename sum::weight_type;
+
+public:
+  coded(const coded_matrix& c, form f) : pairs_(f == form::pairs) {
+    using stored = typename Format::scales;
+    const std::size_t element = sizeof(typename stored::element), beside = stored::zero == policy::zero_point::none ? 0 : stored::zero == policy::zero_point::integer ? 1 : element;
+    needed_ = c.codes.size() * Format::bits / 8 + c.scale.size() * (element + beside);
+    const int n = pairs_ ? c.n / 2 : c.n;
+    for (int i = 0; i < (pairs_ ? 2 : 1); ++i) {
+      memory_[i] = buffer<std::byte>(weight::bytes(n, c.k));
+      weights_[i] = weight::over(memory_[i].data(), n, c.k);
+      std::vector<std::byte> filling(gemm::packing_bytes<weight>(c.k));
+      expect(gemm::pack(weights_[i], c.rows(i * n, n), 0, filling.data()));
+    }
+  }
+  void project(const machine& on, view<const bf16> x, view<bf16> y, scratch& memory) const override { product<sum>(on, x, {.w = weights_[0], .y = y}, memory); }
+  void add_to(const machine& on, view<const bf16> x, view<float> stream, scratch& memory) const override {
+    const view<const float, 1> itself{stream.data, stream.rows, stream.cols, stream.stride};
+    product<added>(on, x, {.w = weights_[0], .y = stream, .epilogue = {.first = {itself}, .rest = {}}}, memory);
+  }
+  void gated(const machine& on, view<const bf16> x, view<bf16> y, scratch& memory) const override { product<gate>(on, x, {.w = weights_[0], .up = weights_[1], .y = y}, memory); }
+  void logits(const machine& on, view<const bf16> x, view<float> y, scratch& memory) const override { product<last>(on, x, {.w = weights_[0], .y = y}, memory); }
+  std::size_t bytes() const override { return memory_[0].bytes() + memory_[1].bytes(); }
+  std::size_t needed() const override { return needed_; }
+
+private:
+  template <class Op> static void product(const machine& on, view<const bf16> x, typename Op::args a, scratch& memory) {
+    if constexpr (Integers) {
+      using rounding = typename of::rounding;
+      const int groups = rounding::groups(x.cols), wide = round_up(x.cols, 64);
+      typename rounding::args r{.x = x, .codes = {nullptr, x.rows, x.cols, wide}, .scales = {nullptr, groups, x.rows, x.rows}};
+      a.x = {nullptr, x.rows, x.cols, wide};
+      a.x_scales = {nullptr, groups, x.rows, x.rows};
+      constexpr bool sums = of::options::sum_group != 0;
+      if constexpr (sums) a.x_sums = a.x_scales;
+      const auto lay_out = [&](std::byte* base) {
+        carver carve{base};
+        a.x.data = r.codes.data = carve.take<std::int8_t>(std::size_t(x.rows) * std::size_t(wide));
+        a.x_scales.data = r.scales.data = carve.take<float>(std::size_t(groups) * std::size_t(x.rows));
+        if constexpr (sums) {
+          r.sums = {carve.take<float>(std::size_t(groups) * std::size_t(x.rows)), groups, x.rows, x.rows};
+          a.x_sums.data = r.sums.data;
+        }
+        const std::size_t rest = Op::workspace_bytes(on, a);
+        return std::pair{workspace{carve.take<std::byte>(rest), rest}, carve.used};
+      };
+      const std::size_t all = lay_out(nullptr).second;
+      const workspace rest = lay_out(memory.at_least(all).data).first;
+      expect(rounding::run(on, r));
+      expect(Op::run(on, a, rest));
+    } else {
+      a.x = x;
+      run<Op>(on, a, memory);
+    }
+  }
+
+  bool pairs_;
+  std::size_t needed_ = 0;
+  buffer<std::byte> memory_[2];
+  weight weights_[2] = {};
+};
+
+//! `Whole`: 8-bit activations can be multiplied with the format's codes.
+template <class Format, class Quantizer, bool Whole = true> std::unique_ptr<linear> make_coded(const matrix& w, form f, bool native, bool int8_activations) {
+  const coded_matrix c = native ? codes_of_file(w) : quantized_rows<Format, Quantizer>(w);
+  if constexpr (Whole)
+    if (int8_activations) return std::make_unique<coded<Format, true>>(c, f);
+  if (int8_activations) throw std::runtime_error("--activations int8 takes weights whose codes are integers: this format is multiplied with bf16 activations");
+  return std::make_unique<coded<Format, false>>(c, f);
+}
+
+}  // namespace generate

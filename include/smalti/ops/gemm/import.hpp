@@ -1,0 +1,238 @@
+// Packs what io's importers read from checkpoints. A format is a type and a file is data: here they are compared, and a matrix
+// that the format would change in its last bit is refused. docs/ops/gemm/quantized.md says which format goes with which file.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <vector>
+#include <smalti/core/status.hpp>
+#include <smalti/io/quantized.hpp>
+#include <smalti/ops/gemm/linear_check.hpp>
+#include <smalti/ops/gemm/pack.hpp>
+#include <smalti/policy/codec.hpp>
+
+namespace smalti::inline SMALTI_CODE::gemm {
+
+namespace detail {
+
+template <class Codec> consteval io::code_kind kind_of() {
+  using io::code_kind;
+  if constexpr (std::is_same_v<Codec, policy::nf4>) return code_kind::nf4;
+  else if constexpr (std::is_same_v<Codec, policy::fp4>) return code_kind::fp4;
+  else if constexpr (requires { typename Codec::storage; }) {
+    using storage = typename Codec::storage;
+    if (std::is_same_v<storage, e2m1>) return code_kind::e2m1;
+    if (std::is_same_v<storage, e2m3>) return code_kind::e2m3;
+    if (std::is_same_v<storage, e3m2>) return code_kind::e3m2;
+    return std::is_same_v<storage, fp8_e4m3> ? code_kind::e4m3 : code_kind::e5m2;
+  } else return code_kind::integer;
+}
+
+// An imported matrix in the arrays that pack() reads, its groups those of the format.
+template <class Format> struct imported_arrays {
+  using codec = typename Format::codec;
+  using scales = typename Format::scales;
+  using second = typename scales::second;
+  using arrays = scale_arrays<scales>;
+  using element = typename scales::element;
+  static constexpr io::code_kind kind = kind_of<codec>();
+  static constexpr int offset = [] {
+    if constexpr (kind == io::code_kind::integer) return codec::offset;
+    else return 0;
+  }();
+  // Two levels, and bytes that are no integers: taken as the file has them.
+  static constexpr bool super = arrays::has_super, mapped = arrays::double_quantized, number = arrays::has_number;
+  static constexpr bool powers = std::is_same_v<element, e8m0>;
+  static constexpr bool stored = super || mapped || number || powers;
+
+  std::vector<std::uint8_t> codes, zero, scale_code, minimum_code;
+  std::vector<float> scale, minimum, outer, outer_minimum;
+  std::vector<std::int32_t> order;
+  float mean = 0;
+
+  static status refuse(const char* what, std::int64_t got = 0, std::int64_t need = 0) { return {errc::bad_value, what, got, need}; }
+
+  // What does not depend on the numbers.
+  static status check(const io::quantized& q) {
+    if (q.n < 1 || q.k < 1 || q.n > std::numeric_limits<int>::max() || q.k > std::numeric_limits<int>::max())
+      return {errc::bad_shape, "import: n and k must be at least 1 and below 2^31", q.n < 1 || q.n > q.k ? q.n : q.k, std::numeric_limits<int>::max()};
+    if (q.group_n < 1 || q.group_k < 1 || std::int64_t(q.scale.size()) != q.groups())
+      return {errc::bad_shape, "import: there must be one scale for each group", std::int64_t(q.scale.size()), q.group_n < 1 || q.group_k < 1 ? 0 : q.groups()};
+    if (q.kind != kind) return refuse("import: the codes are of another kind than the format's (got, need: io::code_kind)", int(q.kind), int(kind));
+    if (q.bits != codec::bits) return refuse("import: the codes have another number of bits than the format's", q.bits, codec::bits);
+    if (scales::zero == policy::zero_point::floating ? q.minimum.size() != q.scale.size() : !q.minimum.empty())
+      return refuse(scales::zero == policy::zero_point::floating ? "import: the format has minima and the weight has none: take one without"
+                                                                 : "import: the weight has minima: take a format with zero_point::floating, as q4_1, q5_1, q4_k and q5_k have it");
+    if (q.zero == io::zero_kind::per_group && q.zero_points.size() != q.scale.size())
+      return {errc::bad_shape, "import: there must be one zero point for each group", std::int64_t(q.zero_points.size()), std::int64_t(q.scale.size())};
+
+    // Each group of the format must lie within one of the matrix.
+    const bool rows_apart = !q.flat || q.k % q.group_k == 0;
+    const std::int64_t groups_k = rows_apart ? q.pieces(q.k, q.group_k) : 0;
+    if (rows_apart ? groups_k != 1 && (scales::group_k == 0 || q.group_k % (scales::group_k == 0 ? 1 : scales::group_k) != 0)
+                   : scales::group_k == 0 || q.k % (scales::group_k == 0 ? 1 : scales::group_k) != 0 || q.group_k % (scales::group_k == 0 ? 1 : scales::group_k) != 0)
+      return refuse(rows_apart ? "import: the format's group along k must divide that of the weight"
+                               : "import: blocks cross rows: the format's group must divide both the block and k (their greatest common divisor does)",
+                    scales::group_k, q.group_k);
+    if (q.group_n < q.n && (scales::group_n == 0 || q.group_n % (scales::group_n == 0 ? 1 : scales::group_n) != 0))
+      return refuse("import: the format's group along n must divide that of the weight", scales::group_n, q.group_n);
+    if constexpr (super || mapped) {      // their second level counts groups
+      if (q.group_k != scales::group_k) return refuse("import: a format with two levels of scales has the weight's own group", scales::group_k, q.group_k);
+    }
+    if constexpr (stored) {
+      using form = io::scale_form;
+      const form f = q.stored.form;
+      const bool fits = powers ? f == form::e8m0 : number ? f == form::e4m3 || f == form::ue4m3_ggml : mapped ? f == form::mapped8 : f == (std::is_same_v<element, std::int8_t> ? form::s8 : form::u6);
+      if (!fits || q.stored.code.size() != q.scale.size())
+        return refuse("import: the weight's scales are stored in another form than the format's: take the one of its producer, or one with float scales (got: io::scale_form)", int(f));
+      if (number && q.stored.divides != std::is_same_v<second, policy::tensor_divisor> && !q.stored.super.empty())
+        return refuse("import: the tensor's scale divides in one of the weight and the format and multiplies in the other: nvfp4_divisor, nvfp4_multiplier");
+      if (number && q.stored.super.size() > 1) return refuse("import: the format has one scale for the tensor", std::int64_t(q.stored.super.size()), 1);
+      std::int64_t span = 0;
+      if constexpr (super) span = second::groups;
+      if constexpr (mapped) span = second::block;
+      if (span != 0 && (q.stored.span != span || std::int64_t(q.stored.super.size()) != q.pieces(q.groups(), span)))
+        return refuse("import: another number of groups shares a scale of the second level than in the format", q.stored.span, span);
+      if (super && q.groups_k() % (span == 0 ? 1 : span) != 0) return refuse("import: rows must hold whole super blocks", q.groups_k(), span);
+    }
+    return {};
+  }
+
+  status take(const io::quantized& q) {
+    if (const status bad = check(q); !bad) return bad;
+    const auto& s = q.stored;
+    if constexpr (mapped) {
+      mean = s.offset;
+      for (unsigned c = 0; c < 256; ++c)
+        if (s.map.size() != 256 || s.map[c] != policy::dynamic_map::value(c)) return refuse("import: the second level's table is not bitsandbytes' dynamic map", c);
+    }
+    if constexpr (number) outer = {s.super.empty() ? 1.0f : s.super[0]};
+    else if constexpr (super || mapped) outer = s.super;
+    if constexpr (super && arrays::has_minimum) outer_minimum = s.super_minimum;
+    if constexpr (super && arrays::has_minimum)
+      if (outer_minimum.size() != outer.size() || s.minimum_code.size() != q.scale.size()) return refuse("import: the weight's minima are not stored in two levels");
+
+    const int rows = scales::rows(int(q.k)), cols = scales::cols(int(q.n));
+    for (std::int64_t j = 0; j < cols; ++j)
+      for (std::int64_t g = 0; g < rows; ++g) {
+        const std::int64_t row = j * scales::group_n, place = g * scales::group_k;
+        const auto at = std::size_t(q.flat ? (row * q.k + place) / q.group_k : row / q.group_n * q.groups_k() + place / q.group_k);
+        const float exact = q.scale[at];
+        if constexpr (stored) {
+          scale_code.push_back(s.form == io::scale_form::ue4m3_ggml ? std::uint8_t((s.code[at] & 0x7f) == 0x7f ? 0 : s.code[at] & 0x7f) : s.code[at]);
+          if (decoded(scale_code.back(), at) != exact) return refuse("import: a stored scale does not give the group's scale in this format: take one with float scales (got: group)", std::int64_t(at));
+        } else {
+          scale.push_back(exact);
+          if (to_float(narrow<element>(exact)) != exact) return refuse("import: a scale is not exact in the format's type: take the same format with float scales (got: group)", std::int64_t(at));
+        }
+        if constexpr (scales::zero == policy::zero_point::floating) {
+          if constexpr (super) {
+            minimum_code.push_back(s.minimum_code[at]);
+            if (policy::effective_minimum<second>(float(minimum_code.back()), outer_minimum[at / std::size_t(second::groups)]) != q.minimum[at])
+              return refuse("import: a stored minimum does not give the group's in this format (got: group)", std::int64_t(at));
+          } else {
+            minimum.push_back(q.minimum[at]);
+            if (to_float(narrow<element>(minimum.back())) != minimum.back()) return refuse("import: a minimum is not exact in the format's type: take the same format with float scales (got: group)", std::int64_t(at));
+          }
+        }
+        const int z = (q.zero == io::zero_kind::per_group ? int(q.zero_points[at]) : q.zero == io::zero_kind::constant ? q.zero_point : 0) - offset;
+        if constexpr (scales::zero == policy::zero_point::integer) {
+          if (z < 0 || z > 255) return refuse("import: a zero point lies outside what the format stores", z + offset, offset);
+          zero.push_back(std::uint8_t(z));
+        } else if (z != 0) {
+          return refuse("import: a group's zero point is not the format's offset: take a format with zero_point::integer, as int4_affine has it", z + offset, offset);
+        }
+      }
+    codes.resize(std::size_t(q.n) * std::size_t(q.k));
+    q.codes(0, q.n, codes.data());
+    order = q.column_order();
+    return {};
+  }
+  weight_source source(const io::quantized& q) const {
+    const auto data = [](const auto& v) { return v.empty() ? nullptr : v.data(); };
+    return {.codes = data(codes), .stride = q.k, .n = int(q.n), .k = int(q.k), .order = data(order), .scale = data(scale), .zero = data(zero), .minimum = data(minimum),
+            .scale_code = data(scale_code), .minimum_code = data(minimum_code), .outer = data(outer), .outer_minimum = data(outer_minimum), .mean = mean};
+  }
+
+private:
+  float decoded(std::uint8_t code, std::size_t at) const {
+    if constexpr (powers) return to_float(e8m0{code});
+    else if constexpr (number) return policy::effective_scale<scales>(to_float(fp8_e4m3{code}), outer[0]);
+    else if constexpr (mapped) return policy::double_quantized_scale(code, outer[at / std::size_t(second::block)], mean);
+    else if constexpr (super) return policy::effective_scale<scales>(float(element(code)), outer[at / std::size_t(second::groups)]);
+    else return 0;
+  }
+};
+
+}  // namespace detail
+
+//! May this matrix be packed in this format with every weight keeping its value? `got` and `need` say where it differs.
+template <class Format> status check_import(const io::quantized& q) {
+  detail::imported_arrays<Format> arrays;
+  return arrays.take(q);
+}
+
+//! Packs an imported matrix as expert `expert` of a packed weight.
+//!
+//! @pre   as pack(); the matrix's file is still mapped. `ordered` of the packed weight where the matrix has act-order:
+//!            weight::bytes(n, k, 1, !q.column_group.empty())
+//! @post  the weight's values are the matrix's, (code - zero) * scale + minimum, to the bit: the format's groups may be finer than the
+//!        matrix's, never coarser; scales must be exact in the format's type; integer zero points must be stored or be the codec's offset
+//! @note  errors: bad_value and bad_shape with what differs; those of pack()
+//! @note  cost: one pass of the importer over the codes and one of pack(); takes a byte a code and the scales once more while it works
+template <class Weight> status pack_imported(const Weight& w, const io::quantized& q, int expert = 0) {
+  detail::imported_arrays<typename Weight::format> arrays;
+  if (const status bad = arrays.take(q); !bad) return bad;
+  std::vector<std::uint8_t> memory(packing_bytes<Weight>(int(q.k)));
+  return pack(w, arrays.source(q), expert, memory.empty() ? nullptr : memory.data());
+}
+
+//! FP8 weights as gemm::quantized multiplies them: a matrix as the checkpoint has it, scales as K / GroupK x N / GroupN beside it.
+template <class Format> using imported_matrix = matrix_weight<typename Format::codec::storage, typename Format::scales>;
+
+namespace detail {
+template <class Format> imported_matrix<Format> matrix_over(void* memory, int n, int k, std::size_t& used) {
+  using code = typename Format::codec::storage;
+  static_assert(sizeof(code) == 1 && std::is_same_v<typename Format::scales::element, float> && Format::scales::zero == policy::zero_point::none,
+                "smalti: matrices of a checkpoint are multiplied as they lie where they are fp8 under float scales: pack_imported for others");
+  const int wide = round_up(k, step_of<code>), rows = Format::scales::rows(k), cols = Format::scales::cols(n), stride = round_up(cols, step_of<float>);
+  carver c{static_cast<std::byte*>(memory)};
+  imported_matrix<Format> w;
+  w.matrix = {c.take<code>(std::size_t(n) * std::size_t(wide)), n, k, wide};
+  w.scales.scale = {c.take<float>(std::size_t(rows) * std::size_t(stride)), rows, cols, stride};
+  used = c.used;
+  return w;
+}
+}  // namespace detail
+
+//! Bytes of memory for copy_imported, on a boundary of 256.
+template <class Format> std::size_t matrix_bytes(int n, int k) {
+  std::size_t used = 0;
+  static_cast<void>(detail::matrix_over<Format>(nullptr, n, k, used));
+  return used;
+}
+
+//! Copies an imported FP8 matrix and its scales into memory of matrix_bytes<Format>(n, k) bytes, and makes the view that gemm::quantized takes.
+//! @note  errors and values: as pack_imported; `to` is as it was after a refusal
+template <class Format> status copy_imported(imported_matrix<Format>& to, void* memory, const io::quantized& q) {
+  detail::imported_arrays<Format> arrays;
+  if (const status bad = arrays.take(q); !bad) return bad;
+  if (memory == nullptr) return {errc::null_pointer, "import: memory is null: it needs matrix_bytes(n, k)"};
+  if (!arrays.order.empty()) return {errc::bad_value, "import: a matrix that is not packed has no order of columns"};
+  const int n = int(q.n), k = int(q.k);
+  std::size_t used = 0;
+  const imported_matrix<Format> w = detail::matrix_over<Format>(memory, n, k, used);
+  std::memset(memory, 0, used);
+  auto* const codes = reinterpret_cast<std::uint8_t*>(const_cast<typename Format::codec::storage*>(w.matrix.data));
+  for (int j = 0; j < n; ++j) std::memcpy(codes + std::size_t(j) * std::size_t(w.matrix.stride), arrays.codes.data() + std::size_t(j) * std::size_t(k), std::size_t(k));
+  float* const scales = const_cast<float*>(w.scales.scale.data);
+  const int rows = w.scales.scale.rows, cols = w.scales.scale.cols;
+  for (int j = 0; j < cols; ++j)
+    for (int g = 0; g < rows; ++g) scales[std::size_t(g) * std::size_t(w.scales.scale.stride) + std::size_t(j)] = arrays.scale[std::size_t(j) * std::size_t(rows) + std::size_t(g)];
+  to = w;
+  return {};
+}
+
+}  // namespace smalti::inline SMALTI_CODE::gemm

@@ -1,0 +1,155 @@
+// The host machine's memory words for plain tiles: what a block loads and stores besides the operands of products.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <smalti/tile/host/fill.hpp>
+#include <smalti/tile/host/pack.hpp>
+#include <smalti/tile/host/unpack.hpp>
+#include <smalti/tile/host/unpack_rows.hpp>
+#include <smalti/tile/host/values.hpp>
+#include <smalti/tile/mutant.hpp>
+
+namespace smalti::inline SMALTI_CODE::host {
+
+//! None of these knows which block it serves.
+struct plain_memory {
+  // ---- memory: rows that are used where they lie
+  template <class S, int N, int C, class From, int Step> static void load(row_pointers<S, N, C>& t, const view<From, Step>& m, int i, int j) {
+    for (int r = 0; r < N; ++r) t.at[r] = address(m, std::int64_t(i) * N + r, std::int64_t(j) * C);
+  }
+  template <class S, int N, int C, class From, int Step, class Rows> static void load_rows(row_pointers<S, N, C>& t, const view<From, Step>& m, const Rows& rows, int j) {
+    for (int r = 0; r < N; ++r) t.at[r] = address(m, rows.v[r], std::int64_t(j) * C);
+  }
+
+  // ---- memory: plain tiles
+  template <class T, int R, int C, class S, int Step> static void load(array_tile<T, R, C>& t, const view<S, Step>& m, int i, int j) {
+    for (int r = 0; r < R; ++r)
+      fill_row(t.v[r], address(m, std::int64_t(i) * R + r, std::int64_t(j) * C), inside(m.cols, std::int64_t(j) * C, C), C);
+  }
+  template <class T, int R, int C, class S, int Step>
+  static void load(array_tile<T, R, C>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < C; ++c) {
+        const std::int64_t row = std::int64_t(j) * C + c, column = std::int64_t(i) * R + r;
+        t.v[r][c] = element<T>(mutant(defect::tile_turn_forgotten) ? address(m.of, column, row) : address(m.of, row, column));
+      }
+  }
+  template <class T, int C, class S, int Step> static void load(array_row<T, C>& t, const view<S, Step>& m, int i, int j) {
+    fill_row(t.v, address(m, i, std::int64_t(j) * C), inside(m.cols, std::int64_t(j) * C, C), C);
+  }
+  template <class T, int R, class S, int Step> static void load(array_column<T, R>& t, const view<S, Step>& m, int i, int j) {
+    for (int r = 0; r < R; ++r) t.v[r] = element<T>(address(m, std::int64_t(i) * R + r, j));
+  }
+  template <class T, int R, class S, int Step>
+  static void load(array_column<T, R>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
+    for (int r = 0; r < R; ++r) t.v[r] = element<T>(address(m.of, j, std::int64_t(i) * R + r));
+  }
+  template <class T, int R, int C, class S, int Step, class Rows>
+  static void load_rows(array_tile<T, R, C>& t, const view<S, Step>& m, const Rows& rows, int j) {
+    constexpr int ahead = 8;                           // rows: the processor does not foresee a gather
+    for (int r = 0; r < R; ++r) {
+      if (const S* next = r + ahead < R ? address(m, rows.v[r + ahead], std::int64_t(j) * C) : nullptr)
+        for (int c = 0; c < C; c += 64 / int(sizeof(S))) __builtin_prefetch(next + c);
+      fill_row(t.v[r], address(m, rows.v[r] + (mutant(defect::gather_one_row_late) ? 1 : 0), std::int64_t(j) * C), inside(m.cols, std::int64_t(j) * C, C), C);
+    }
+  }
+  template <class T, int R, int C, class S, int Step, class Rows>
+  static void load_rows(array_tile<T, R, C>& t, const transposed_view<view<S, Step>>& m, const Rows& rows, int i) {
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < C; ++c) t.v[r][c] = element<T>(address(m.of, rows.v[c], std::int64_t(i) * R + r));
+  }
+  template <int R, int G, class S, int Step> static void load(factor_array<R, G>& t, const view<S, Step>& m, int i, int j) {
+    for (int g = 0; g < G; ++g)
+      for (int r = 0; r < t.padded; ++r) t.v[g][r] = r < R ? element<float>(address(m, std::int64_t(i) * R + r, std::int64_t(j) * G + g)) : 0.0f;
+  }
+  template <int R, int G, class S, int Step> static void load(factor_array<R, G>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
+    for (int g = 0; g < G; ++g) fill_row(t.v[g], address(m.of, std::int64_t(j) * G + g, std::int64_t(i) * R), inside(m.of.cols, std::int64_t(i) * R, R), t.padded);
+  }
+  template <class T> static T number(const T* memory, int i) { return memory[i]; }
+  template <int N, int Words, int Step>
+  static void load(packed_words<N, Words>& t, const stack<const std::uint32_t, Step>& panels, int g, int j) {
+    t.data = panels[j].data + g * std::int64_t(Words) * panels.stride;   // panels are padded to whole tiles
+    t.stride = panels.stride;
+  }
+
+  template <class S, int Step, class T, int R, int C> static void store(const view<S, Step>& m, int i, int j, const array_tile<T, R, C>& t) {
+    const int high = inside(m.rows, std::int64_t(i) * R, R), wide = inside(m.cols, std::int64_t(j) * C, C);
+    for (int r = 0; r < high; ++r)
+      if (S* p = address(m, std::int64_t(i) * R + r + (mutant(defect::store_one_row_late) ? 1 : 0), std::int64_t(j) * C)) put(p, t.v[r], wide);
+  }
+  template <class S, int Step, class T, int R, int C>
+  static void store(const transposed_view<view<S, Step>>& m, int i, int j, const array_tile<T, R, C>& t) {
+    const int high = mutant(defect::store_turned_unmasked) ? R : inside(m.of.cols, std::int64_t(i) * R, R), wide = inside(m.of.rows, std::int64_t(j) * C, C);
+    for (int c = 0; c < wide; c += lane_count)
+      for (int r = 0; r < high; r += lane_count) {           // sixteen rows of sixteen values, turned in registers
+        const void* rows[lane_count];
+        alignas(64) T turned[lane_count][lane_count];
+        for (int h = 0; h < lane_count; ++h) rows[h] = &t.v[r + h < R ? r + h : R - 1][c];
+        transpose_words(turned, lane_count, rows);
+        for (int h = 0; h < lane_count && c + h < wide; ++h)
+          put(m.of.data + (std::int64_t(j) * C + c + h) * m.of.stride + std::int64_t(i) * R + r, turned[h], high - r < lane_count ? high - r : lane_count);
+      }
+  }
+  template <class S, int Step, class T, int R> static void store(const view<S, Step>& m, int i, int j, const array_column<T, R>& t) {
+    for (int r = 0; r < inside(m.rows, std::int64_t(i) * R, R); ++r)
+      if (S* p = address(m, std::int64_t(i) * R + r, j)) *p = single<S>(t.v[r]);
+  }
+  template <class S, int Step, class T, int C> static void store(const view<S, Step>& m, int i, int j, const array_row<T, C>& t) {
+    if (S* p = address(m, i, std::int64_t(j) * C)) put(p, t.v, inside(m.cols, std::int64_t(j) * C, C));
+  }
+  template <class S, int Step, class Tile> static void store(const stack<S, Step>& m, int n, int i, int j, const Tile& t) { store(m[n], i, j, t); }
+  template <class S, int Step, class Tile>
+  static void store(const transposed_view<stack<S, Step>>& m, int n, int i, int j, const Tile& t) {
+    store(transposed(m.of[n]), i, j, t);
+  }
+  template <class S, int Step, class Tile> static void store(const stacks<S, Step>& m, int o, int n, int i, int j, const Tile& t) { store(m.at(o, n), i, j, t); }
+  template <int Step, class T, int R> static void store_column(const view<float, Step>& m, int n, int i, const array_column<T, R>& t) {
+    if (float* p = address(m, mutant(defect::store_column_of_first) ? 0 : n, std::int64_t(i) * R)) put(p, t.v, inside(m.cols, std::int64_t(i) * R, R));
+  }
+  template <class S, int Step, class Rows, class T, int R, int C>
+  static void store_rows(const view<S, Step>& m, const Rows& rows, int j, const array_tile<T, R, C>& t) {
+    for (int r = 0; r < R; ++r)
+      if (S* p = address(m, mutant(defect::store_rows_writes_skipped) && rows.v[r] < 0 ? 0 : rows.v[r], std::int64_t(j) * C)) put(p, t.v[r], inside(m.cols, std::int64_t(j) * C, C));
+  }
+  template <class S, int Step, class Rows, class T, int R>
+  static void store_rows(const view<S, Step>& m, const Rows& rows, int j, const array_column<T, R>& t) {
+    for (int r = 0; r < R; ++r)
+      if (S* p = address(m, rows.v[r], j)) *p = single<S>(t.v[r]);
+  }
+  template <class S, int Step, class Rows, class T, int R, int C>
+  static void store_rows(const transposed_view<view<S, Step>>& m, const Rows& rows, int j, const array_tile<T, R, C>& t) {
+    for (int c = 0; c < C; ++c)
+      for (int r = 0; r < R; ++r)
+        if (S* p = address(m.of, rows.v[c], std::int64_t(j) * R + r)) *p = single<S>(t.v[r][c]);
+  }
+  template <class S, int Step, int R, int C>
+  static void scatter(const view<S, Step>& m, int i, const array_tile<int, R, C>& place, const array_tile<int, R, C>& keep, const array_tile<int, R, C>& t) {
+    for (int r = 0; r < inside(m.rows, std::int64_t(i) * R, R); ++r)
+      for (int c = 0; c < C; ++c)
+        if (keep.v[r][c] || mutant(defect::scatter_ignores_keep))
+          if (S* p = address(m, std::int64_t(i) * R + r, place.v[r][c] - 1)) *p = t.v[r][c];
+  }
+  template <int Step, int R, int C> static void accumulate(const view<float, Step>& m, int i, int j, const array_tile<float, R, C>& t) {
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < C; ++c)
+        if (float* p = address(m, std::int64_t(i) * R + r, std::int64_t(j) * C + c))
+          std::atomic_ref<float>(*p).fetch_add(mutant(defect::accumulate_overwrites) ? t.v[r][c] - *p : t.v[r][c], std::memory_order_relaxed);
+  }
+  template <int Step, class Tile> static void accumulate(const stack<float, Step>& m, int n, int i, int j, const Tile& t) { accumulate(m[n], i, j, t); }
+  static int arrive(int* counter) {
+    const std::memory_order both = mutant(defect::arrive_without_order) ? std::memory_order_relaxed : std::memory_order_acq_rel;
+    return std::atomic_ref<int>(*counter).fetch_add(1, both) + (mutant(defect::arrive_returns_new_value) ? 1 : 0);
+  }
+
+protected:
+  template <class T, class S> static T element(const S* p) {
+    return p ? read(p, 1)[0] : T{};
+  }
+  template <class S, class T> static S single(T x) {
+    S s;
+    write(&s, lanes<T>(x), 1);
+    return s;
+  }
+};
+
+}  // namespace smalti::inline SMALTI_CODE::host

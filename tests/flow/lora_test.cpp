@@ -1,0 +1,316 @@
+// lora::sgmv, bgmv, their backward, qlora and merge against the definition, row by row, in double.
+#include "../ops/quantized_problem.hpp"
+#include <smalti/flow/lora.hpp>
+#include <smalti/ops/cache/page_allocator.hpp>
+
+using namespace smalti;
+using namespace test;
+
+namespace {
+
+constexpr unsigned lora_seed = 20260903;
+
+// Adapters of mixed ranks whose rank rows lie in pages that an allocator gave out.
+struct bank {
+  int wide, high, most, cells;
+  std::vector<int> ranks;
+  array<bf16> a, b;
+  array<int> first, rank, page;
+  array<float> scale;
+  bank(std::vector<int> r, int wide, int high, std::mt19937& generator)
+      : wide(wide), high(high), most(*std::max_element(r.begin(), r.end())), cells(std::accumulate(r.begin(), r.end(), 0) + 11), ranks(std::move(r)), a(random_array<bf16>(std::size_t(cells) * wide, generator, 0.2f)),
+        b(random_array<bf16>(std::size_t(cells) * high, generator, 0.2f)), first(ranks.size()), rank(ranks.size()), page(std::size_t(cells)), scale(ranks.size()) {
+    std::vector<std::byte> room(cache::page_allocator::bytes(cells) + 256);
+    cache::page_allocator pages;
+    void* p = room.data();
+    std::size_t space = room.size();
+    REQUIRE(pages.attach(cells, {static_cast<std::byte*>(std::align(256, room.size() - 256, p, space)), room.size() - 256}).code == errc::ok);
+    for (int i = 0; i < 11; ++i) static_cast<void>(pages.take());      // as a cache would hold some
+    for (int i = 0; i < 11; i += 2) REQUIRE(pages.drop(i).code == errc::ok);
+    int used = 0;
+    for (std::size_t e = 0; e < ranks.size(); ++e) {
+      first[e] = used, rank[e] = ranks[e], scale[e] = 0.5f + 0.25f * float(e % 5);
+      for (int q = 0; q < ranks[e]; ++q) REQUIRE((page[used++] = pages.take()) >= 0);
+    }
+    REQUIRE(pages.free_pages() == 6);      // given out and free make all
+    lines = used;
+  }
+  int lines = 0;
+  lora::adapters<bf16> view() const {
+    const int n = int(ranks.size());
+    return {.a = {.pool = {a.data(), cells, wide, wide}, .first = first.data(), .count = rank.data(), .line = page.data(), .weights = n, .most = most, .lines = lines},
+            .b = {.pool = {b.data(), cells, high, high}, .first = first.data(), .count = rank.data(), .line = page.data(), .scale = scale.data(), .weights = n, .most = most, .lines = lines}};
+  }
+  double at_a(int e, int q, int c) const { return value(a[std::size_t(page[first[e] + q]) * wide + c]); }
+  double at_b(int e, int q, int c) const { return value(b[std::size_t(page[first[e] + q]) * high + c]); }
+};
+const std::vector<int> mixed{4, 12, 24, 256, 16, 64, 0, 8, 7};
+
+struct batch {
+  std::vector<int> lengths;
+  int rows;
+  array<std::int32_t> offsets;
+  array<int> adapter, of_row;
+  batch(std::vector<int> l, int adapters, std::mt19937& generator)
+      : lengths(std::move(l)), rows(std::accumulate(lengths.begin(), lengths.end(), 0)), offsets(lengths.size() + 1), adapter(lengths.size()), of_row(std::size_t(rows) + 1) {
+    offsets[0] = 0;
+    for (std::size_t s = 0; s < lengths.size(); ++s) {
+      offsets[s + 1] = offsets[s] + lengths[s], adapter[s] = s % 6 == 4 ? -1 : int(generator() % adapters);
+      for (int r = offsets[s]; r < offsets[s + 1]; ++r) of_row[r] = adapter[s];
+    }
+  }
+};
+
+struct invariant : lora::options { static constexpr bool batch_invariant = true; };
+
+template <class Op, class Context> void run_op(const Context& context, const typename Op::args& a) {
+  array<std::byte> memory(Op::workspace_bytes(context, a));
+  std::memset(memory.data(), 0xFF, memory.size());
+  status st = Op::check(context, a);
+  CAPTURE(st.what, st.got, st.need);
+  REQUIRE(st.code == errc::ok);
+  st = Op::run(context, a, {memory.data(), memory.size()});
+  REQUIRE(st.code == errc::ok);
+  wait(context);
+  REQUIRE(memory.guarded());
+}
+
+void forward_case(std::vector<int> lengths) {
+  using grouped = lora::sgmv<bf16, bf16, float, invariant>;
+  using by_row = lora::bgmv<bf16, bf16, float, invariant>;
+  std::mt19937 generator(lora_seed);
+  const bank w(mixed, 72, 40, generator);
+  const batch l(std::move(lengths), int(mixed.size()), generator);
+  CAPTURE(lora_seed, l.lengths);
+  const array<bf16> x = random_array<bf16>(std::size_t(l.rows + 1) * w.wide, generator);
+  const array<float> before = random_array<float>(std::size_t(l.rows + 1) * w.high, generator);
+  array<float> y(before.size());
+  std::vector<float> first;
+  for_each_context(lora_seed, [&](const auto& context) {
+    for (int how = 0; how < 2; ++how) {
+      std::memcpy(y.data(), before.data(), before.size() * sizeof(float));
+      if (how == 0) run_op<grouped>(context, {{x.data(), l.rows, w.wide, w.wide}, {l.offsets.data(), int(l.lengths.size())}, l.adapter.data(), w.view(), {y.data(), l.rows, w.high, w.high}});
+      else run_op<by_row>(context, {{x.data(), l.rows, w.wide, w.wide}, l.of_row.data(), w.view(), {y.data(), l.rows, w.high, w.high}});
+      REQUIRE(y.guarded());
+      // many adapters in one batch, or one row at a time, in any order of blocks: the same bits
+      if (!first.empty()) REQUIRE(std::memcmp(first.data(), y.data(), y.size() * sizeof(float)) == 0);
+      first.assign(y.begin(), y.end());
+    }
+  });
+  for (int r = 0; r < l.rows; ++r) {
+    const int e = l.of_row[r];
+    if (e < 0 || mixed[e] == 0) {      // bit for bit
+      REQUIRE(std::memcmp(&y[std::size_t(r) * w.high], &before[std::size_t(r) * w.high], w.high * sizeof(float)) == 0);
+      continue;
+    }
+    std::vector<double> v(mixed[e]), size(mixed[e]);
+    for (int q = 0; q < mixed[e]; ++q)
+      for (int c = 0; c < w.wide; ++c) {
+        const double t = value(x[std::size_t(r) * w.wide + c]) * w.at_a(e, q, c);
+        v[q] += t, size[q] += std::abs(t);
+      }
+    for (int j = 0; j < w.high; ++j) {
+      double sum = 0, sums = 0;
+      for (int q = 0; q < mixed[e]; ++q) sum += v[q] * w.at_b(e, q, j), sums += size[q] * std::abs(w.at_b(e, q, j));
+      const double want = before[std::size_t(r) * w.high + j] + w.scale[e] * sum, got = y[std::size_t(r) * w.high + j];
+      const double bound = w.scale[e] * ((w.wide + mixed[e] + 6) * 0x1p-24 + operand_error<float>()) * sums + std::abs(want) * 0x1p-23 + 1e-30;
+      if (!(std::abs(got - want) <= bound)) {
+        CAPTURE(r, e, j, want, got, bound);
+        REQUIRE(std::abs(got - want) <= bound);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("lora: many adapters in one batch", "[flow][lora]") {
+  forward_case({1, 1, 0, 2, 1, 1, 3, 1, 1, 1});
+  forward_case({40, 0, 17, 1, 30, 70, 5});
+  forward_case({});
+}
+
+TEST_CASE("lora: backward", "[flow][lora]") {
+  using op = lora::sgmv_backward<bf16, bf16, float>;
+  std::mt19937 generator(lora_seed);
+  const bank w({4, 12, 0, 24}, 72, 40, generator);
+  const batch l({5, 0, 33, 1, 4, 20, 9}, 4, generator);
+  const int most = 32, n = int(l.lengths.size());
+  const array<bf16> x = random_array<bf16>(std::size_t(l.rows) * w.wide, generator), dy = random_array<bf16>(std::size_t(l.rows) * w.high, generator);
+  const array<float> before = random_array<float>(std::size_t(l.rows) * w.wide, generator);
+  array<float> dx(before.size()), da(std::size_t(n) * most * w.wide), db(std::size_t(n) * most * w.high);
+  for_each_context(lora_seed, [&](const auto& context) {
+    std::memcpy(dx.data(), before.data(), before.size() * sizeof(float));
+    op::args a{.x = {x.data(), l.rows, w.wide, w.wide}, .dy = {dy.data(), l.rows, w.high, w.high}, .rows = {l.offsets.data(), n}, .adapter = l.adapter.data(), .weights = w.view(), .dx = {dx.data(), l.rows, w.wide, w.wide},
+               .da = {da.data(), n, most, w.wide, static_cast<long long>(most) * w.wide, w.wide}, .db = {db.data(), n, most, w.high, static_cast<long long>(most) * w.high, w.high}};
+    run_op<op>(context, a);
+    REQUIRE(dx.guarded());
+    REQUIRE(da.guarded());
+    REQUIRE(db.guarded());
+    const double unit = (w.wide + w.high + 60) * 0x1p-24 + 2 * operand_error<float>();
+    const auto near = [&](const char* name, double got, double want, double size) {
+      if (!(std::abs(got - want) <= unit * size + std::abs(want) * 0x1p-23 + 1e-30)) {
+        CAPTURE(name, got, want, size, unit);
+        REQUIRE(std::abs(got - want) <= unit * size);
+      }
+    };
+    for (int s = 0; s < n; ++s) {
+      const int e = l.adapter[s], rank = e < 0 ? 0 : w.ranks[e];
+      for (int q = 0; q < most; ++q) {
+        std::vector<double> ga(w.wide), gas(w.wide), gb(w.high), gbs(w.high);
+        for (int r = l.offsets[s]; r < l.offsets[s + 1] && q < rank; ++r) {
+          double v = 0, vs = 0, u = 0, us = 0;
+          for (int c = 0; c < w.wide; ++c) v += value(x[std::size_t(r) * w.wide + c]) * w.at_a(e, q, c), vs += std::abs(value(x[std::size_t(r) * w.wide + c]) * w.at_a(e, q, c));
+          for (int c = 0; c < w.high; ++c) u += value(dy[std::size_t(r) * w.high + c]) * w.at_b(e, q, c), us += std::abs(value(dy[std::size_t(r) * w.high + c]) * w.at_b(e, q, c));
+          v *= w.scale[e], vs *= w.scale[e], u *= w.scale[e], us *= w.scale[e];
+          for (int c = 0; c < w.wide; ++c) ga[c] += u * value(x[std::size_t(r) * w.wide + c]), gas[c] += us * std::abs(value(x[std::size_t(r) * w.wide + c]));
+          for (int c = 0; c < w.high; ++c) gb[c] += v * value(dy[std::size_t(r) * w.high + c]), gbs[c] += vs * std::abs(value(dy[std::size_t(r) * w.high + c]));
+        }
+        for (int c = 0; c < w.wide; ++c) near("da", da[(std::size_t(s) * most + q) * w.wide + c], ga[c], gas[c]);
+        for (int c = 0; c < w.high; ++c) near("db", db[(std::size_t(s) * most + q) * w.high + c], gb[c], gbs[c]);
+      }
+      for (int r = l.offsets[s]; r < l.offsets[s + 1]; ++r)
+        for (int c = 0; c < w.wide; ++c) {
+          double want = before[std::size_t(r) * w.wide + c], size = std::abs(want);
+          for (int q = 0; q < rank; ++q) {
+            double u = 0, us = 0;
+            for (int j = 0; j < w.high; ++j) u += value(dy[std::size_t(r) * w.high + j]) * w.at_b(e, q, j), us += std::abs(value(dy[std::size_t(r) * w.high + j]) * w.at_b(e, q, j));
+            want += w.scale[e] * u * w.at_a(e, q, c), size += w.scale[e] * us * std::abs(w.at_a(e, q, c));
+          }
+          near("dx", dx[std::size_t(r) * w.wide + c], want, size);
+        }
+    }
+  });
+}
+
+TEST_CASE("lora: a frozen base in NF4", "[flow][lora]") {
+  using op = lora::qlora<bf16, float>;
+  using format = policy::bnb_nf4<64>;
+  std::mt19937 generator(lora_seed);
+  const bank w({16, 8}, 128, 40, generator);
+  std::vector<neutral<format>> base;
+  base.emplace_back(40, 128, generator);
+  packed<format, bf16> p(base);
+  const batch l({3, 1, 5}, 2, generator);
+  const array<bf16> x = random_array<bf16>(std::size_t(l.rows) * w.wide, generator);
+  array<float> y(std::size_t(l.rows) * w.high);
+  for_each_context(lora_seed, [&](const auto& context) {
+    op::args a{};
+    a.base.x = {x.data(), l.rows, w.wide, w.wide}, a.base.w = p.w, a.base.y = {y.data(), l.rows, w.high, w.high};
+    a.low_rank = {a.base.x, {l.offsets.data(), 3}, l.adapter.data(), w.view(), a.base.y};
+    run_op<op>(context, a);
+    for (int r = 0; r < l.rows; ++r)
+      for (int j = 0; j < w.high; ++j) {
+        const int e = l.of_row[r];
+        double want = 0, size = 0;
+        for (int c = 0; c < w.wide; ++c) {
+          double weight = base[0].meaning.at(j, c, c).value, magnitude = std::abs(weight) * (0x1p-8 + 0x1p-16);      // the table is rounded to bf16
+          for (int q = 0; q < w.ranks[e]; ++q) weight += w.scale[e] * w.at_b(e, q, j) * w.at_a(e, q, c), magnitude += 0x1p-15 * std::abs(w.scale[e] * w.at_b(e, q, j) * w.at_a(e, q, c));
+          want += weight * value(x[std::size_t(r) * w.wide + c]), size += magnitude * std::abs(value(x[std::size_t(r) * w.wide + c]));
+        }
+        if (!(std::abs(y[std::size_t(r) * w.high + j] - want) <= size)) {
+          CAPTURE(r, j, want, y[std::size_t(r) * w.high + j], size);
+          REQUIRE(std::abs(y[std::size_t(r) * w.high + j] - want) <= size);
+        }
+      }
+  });
+}
+
+TEST_CASE("lora: merge and unmerge", "[flow][lora]") {
+  std::mt19937 generator(lora_seed);
+  const int rank = 12, wide = 72, high = 40;
+  const array<bf16> a = random_array<bf16>(std::size_t(rank) * wide, generator, 0.2f), b = random_array<bf16>(std::size_t(rank) * high, generator, 0.2f);
+  array<std::int32_t> bounds(2);
+  bounds[0] = 0, bounds[1] = rank;
+  const auto both = [&]<class W>(W, double unit) {
+    const array<W> before = random_array<W>(std::size_t(high) * wide, generator);
+    array<W> weight(before.size());
+    for_each_context(lora_seed, [&](const auto& context) {
+      std::memcpy(weight.data(), before.data(), before.size() * sizeof(W));
+      typename lora::merge<bf16, W>::args x{.a = {a.data(), rank, wide, wide}, .b = {b.data(), rank, high, high}, .weight = {weight.data(), high, wide, wide}, .scale = 2, .bounds = bounds.data()};
+      run_op<lora::merge<bf16, W>>(context, x);
+      std::vector<double> merged, size;
+      for (int j = 0; j < high; ++j)
+        for (int c = 0; c < wide; ++c) {
+          const double was = value(before[std::size_t(j) * wide + c]);
+          double want = was, sum = 0;
+          for (int q = 0; q < rank; ++q) want += 2 * value(b[std::size_t(q) * high + j]) * value(a[std::size_t(q) * wide + c]), sum += 2 * std::abs(value(b[std::size_t(q) * high + j]) * value(a[std::size_t(q) * wide + c]));
+          const double got = value(weight[std::size_t(j) * wide + c]);
+          REQUIRE(std::abs(got - want) <= unit * std::abs(want) + (rank + 4) * 0x1p-24 * (sum + std::abs(was)));
+          merged.push_back(got), size.push_back(sum);
+        }
+      x.scale = -2;
+      run_op<lora::merge<bf16, W>>(context, x);
+      for (std::size_t i = 0; i < before.size(); ++i)
+        REQUIRE(std::abs(value(weight[i]) - value(before[i])) <= 1.01 * unit * (std::abs(merged[i]) + std::abs(value(before[i]))) + (2 * rank + 8) * 0x1p-24 * (size[i] + std::abs(merged[i])));
+      REQUIRE(weight.guarded());
+    });
+  };
+  both(float{}, 0x1p-24);
+  both(bf16{}, 0x1p-8);
+}
+
+TEST_CASE("lora: adapters mixed of skills", "[flow][lora]") {
+  std::mt19937 generator(lora_seed);
+  const int skills = 5, tasks = 3, rank = 6, wide = 72;
+  const array<float> a = random_array<float>(std::size_t(skills) * rank * wide, generator);
+  for (const int heads : {1, 3}) {
+    array<float> logits = random_array<float>(std::size_t(tasks) * heads * skills, generator, 2), mixed(std::size_t(tasks) * rank * wide);
+    for (int s = 0; s < skills; ++s) logits[(std::size_t(1) * heads + heads - 1) * skills + s] = s == 2 ? 40.0f : -90.0f;      // one skill alone
+    for_each_context(lora_seed, [&](const auto& context) {
+      run_op<lora::mhr<float>>(context, {.skills = {a.data(), skills, rank, wide, rank * wide, wide}, .logits = logits.data(), .mixed = {mixed.data(), tasks, rank, wide, rank * wide, wide}, .heads = heads});
+      REQUIRE(mixed.guarded());
+      for (int t = 0; t < tasks; ++t)
+        for (int r = 0; r < rank; ++r)
+          for (int c = 0; c < wide; ++c) {
+            double total = 1e-12, sum = 0, size = 0;
+            const auto sigma = [&](int s) { return 1 / (1 + std::exp(-double(logits[(std::size_t(t) * heads + c / (wide / heads)) * skills + s]))); };
+            for (int s = 0; s < skills; ++s) total += sigma(s);
+            for (int s = 0; s < skills; ++s) sum += sigma(s) / total * a[(std::size_t(s) * rank + r) * wide + c], size += sigma(s) / total * std::abs(a[(std::size_t(s) * rank + r) * wide + c]);
+            const double got = mixed[(std::size_t(t) * rank + r) * wide + c];
+            REQUIRE(std::abs(got - sum) <= 0x1p-18 * size + 1e-30);      // two exponentials and quotients of 2^-20 each, and the sums
+          }
+    });
+  }
+}
+
+TEST_CASE("lora: refusals", "[flow][lora]") {
+  using op = lora::sgmv<bf16>;
+  std::mt19937 generator(lora_seed);
+  bank w({4, 12}, 16, 16, generator);
+  batch l({3, 2}, 2, generator);
+  const array<bf16> x = random_array<bf16>(std::size_t(5) * 16, generator);
+  array<bf16> y(x.size());
+  const op::args good{{x.data(), 5, 16, 16}, {l.offsets.data(), 2}, l.adapter.data(), w.view(), {y.data(), 5, 16, 16}};
+  const auto context = any_context();
+  REQUIRE(op::check(context, good).code == errc::ok);
+  const auto refused = [&](const op::args& a, errc code, const std::string& word) {
+    const status st = op::check(context, a);
+    CAPTURE(st.what, st.got, st.need, word);
+    CHECK(st.code == code);
+    CHECK(std::string(st.what).find(word) != std::string::npos);
+  };
+  auto bad = good;
+  bad.adapter = nullptr;
+  refused(bad, errc::null_pointer, "weight is null");
+  bad = good;
+  bad.weights.b.weights = 1;
+  refused(bad, errc::bad_shape, "same number of adapters");
+#if !defined(__CUDACC__)      // what only the host reads
+  bad = good;
+  bad.x.rows = bad.y.rows = 4;
+  refused(bad, errc::bad_shape, "segments");
+  l.offsets[2] = 4;      // metadata of a smaller batch
+  refused(good, errc::bad_shape, "sum to the rows");
+  l.offsets[2] = 5;
+  l.adapter[1] = 2;
+  refused(good, errc::bad_value, "beyond the weights");
+  l.adapter[1] = 1;
+  w.rank[1] = 13;
+  refused(good, errc::bad_value, "most");
+  w.rank[1] = 12, w.first[1] = 5;
+  refused(good, errc::bad_value, "list of lines");
+  w.first[1] = 4, w.page[2] = w.cells;
+  refused(good, errc::bad_value, "freed");
+#endif
+}

@@ -1,0 +1,34 @@
+// Routing, compiled to machine code by scripts/machine_code.py: one kernel a compilation, chosen by -DKERNEL=name.
+#include <smalti/ops/route.hpp>
+#include <smalti/tile/launch.hpp>
+#include "tuned.hpp"
+
+namespace kernels {
+
+using namespace smalti;
+
+template <class Router> using forward = typename Router::template kernel<route::default_tuning<Router::problem::w>>;
+template <class Router> using backward = typename route::weight_gradient<Router>::template kernel<route::default_tuning<Router::problem::w>>;
+template <template <route::index_tuning> class Agent> struct indexed {
+  using arguments = typename Agent<route::index_tuning{}>::arguments;
+  template <target T> using agent = Agent<route::default_index_tuning{}(T)>;
+};
+
+using mixtral = forward<route::mixtral<>>;
+using deepseek_v3 = forward<route::deepseek_v3<>>;
+using longcat_flash = forward<route::longcat_flash<>>;
+using tutel = forward<route::tutel<>>;
+using roe = forward<route::roe<>>;
+using mixtral_gradient = backward<route::mixtral<>>;
+using deepseek_v3_gradient = backward<route::deepseek_v3<>>;
+using count = indexed<route::count_agent>;
+using scan = indexed<route::scan_agent>;
+using place = indexed<route::place_agent>;
+using scatter = indexed<route::scatter_agent>;
+using tile_list = indexed<route::tile_list_agent>;
+
+}  // namespace kernels
+
+smalti::status start(const smalti::cuda_context& context, const kernels::KERNEL::arguments& x) {
+  return smalti::launch<kernels::KERNEL>(context, x);
+}

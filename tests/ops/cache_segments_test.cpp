@@ -1,0 +1,427 @@
+// Caches of several memories, step by step against their papers' definitions: KIVI and MiKV; and attention to segments with origins of
+// their own. The oracles quantize and attend on their own, from what was given.
+#include <catch2/catch.hpp>
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+#include <smalti/ops/attention/segmented.hpp>
+#include <smalti/ops/cache/kivi.hpp>
+#include <smalti/ops/cache/mikv.hpp>
+#include "ops/attention_problem.hpp"
+#include "support/arrays.hpp"
+#include "support/contexts.hpp"
+
+using namespace smalti;
+namespace policy = smalti::policy;
+
+namespace {
+
+constexpr unsigned seed = 20261125;
+constexpr int d = 64, kv_heads = 2, heads = 4;
+struct in_float : attention::options {
+  using out = float;
+};
+float plain(float x) { return to_float(narrow<bf16>(x)); }
+// Affine codes of a group under scale and minimum as fp16, decoded to what is multiplied.
+std::vector<float> through_codes(const std::vector<float>& group, int bits) {
+  float low = group[0], high = group[0];
+  for (float x : group) low = std::min(low, x), high = std::max(high, x);
+  const float scale = to_float(narrow<fp16>((high - low) / float((1 << bits) - 1))), minimum = to_float(narrow<fp16>(low));
+  std::vector<float> out;
+  for (float x : group) {
+    const float steps = std::min(std::max((x - minimum) / (scale > 0 ? scale : 1.0f), 0.0f), float((1 << bits) - 1));
+    out.push_back(plain(std::fma(std::nearbyint(steps), scale, minimum)));
+  }
+  return out;
+}
+
+// What each sequence was given: [token][head][d].
+struct history {
+  std::vector<float> keys, values;
+  int tokens = 0;
+  void add(std::mt19937& g) {
+    std::normal_distribution<float> normal(0, 1);
+    for (int i = 0; i < kv_heads * d; ++i) keys.push_back(plain(normal(g) + (i % d == 7 ? 5.0f : 0.0f))), values.push_back(plain(normal(g)));
+    ++tokens;
+  }
+  float key(int j, int h, int c) const { return keys[(std::size_t(j) * kv_heads + h) * d + c]; }
+  float value(int j, int h, int c) const { return values[(std::size_t(j) * kv_heads + h) * d + c]; }
+};
+
+// One query of every head of a sequence against keys and values as a function gives them.
+template <class Keys, class Values> void compare(const float* got, const test::array<bf16>& q, int sequence, int tokens, const Keys& key, const Values& value) {
+  for (int h = 0; h < heads; ++h) {
+    oracle::attention_problem p;
+    p.queries = 1, p.keys = tokens, p.d = d, p.dv = d, p.scale = 1 / std::sqrt(double(d));
+    const int kv = h / (heads / kv_heads);
+    for (int c = 0; c < d; ++c) p.q.push_back(test::value(q[(std::size_t(sequence) * heads + h) * d + c]));
+    for (int j = 0; j < tokens; ++j)
+      for (int c = 0; c < d; ++c) p.k.push_back(key(j, kv, c)), p.v.push_back(value(j, kv, c));
+    const auto r = oracle::attention(p);
+    for (int c = 0; c < d; ++c) {
+      // The merge of partial results in float adds a few roundings of it.
+      const double want = r.o[c], bound = test::attention_error<bf16, float>(r, p, 0, c) + 0x1p-20 * r.size[c];
+      if (!(std::abs(got[h * d + c] - want) <= bound)) {
+        CAPTURE(sequence, h, c, tokens, want, got[h * d + c], bound);
+        REQUIRE(std::abs(got[h * d + c] - want) <= bound);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("kivi keeps what its paper says, at every step", "[ops][cache][kivi]") {
+  constexpr int bits = 2, group = 16, residual = 32, page = 16;
+  using kivi = cache::kivi<d, bits, group, residual>;
+  using op = attention::over_segments<bf16, d, kivi, in_float>;
+  test::for_each_context(seed, [&](const auto& context) {
+    std::mt19937 g(seed);
+    const cache::pool_shape shape{.pages = 64, .page = page, .kv_heads = kv_heads, .key_dim = d, .value_dim = d};
+    const cache::paged_limits limits{.sequences = 4, .tokens = 200};
+    const auto filled = [](std::size_t bytes) {
+      test::array<std::byte> memory(bytes);
+      std::memset(memory.data(), 0xff, bytes);
+      return memory;
+    };
+    auto memory = filled(cache::pool_bytes<typename kivi::storage>(shape)), window_memory = filled(cache::pool_bytes<typename kivi::window_storage>(kivi::window_shape(shape, limits)));
+    auto metadata = filled(kivi::metadata_bytes(shape, limits));
+    cache::page_pool pool{}, window{};
+    REQUIRE(cache::make_pool<typename kivi::storage>(shape, {memory.data(), memory.size()}, pool).code == errc::ok);
+    REQUIRE(cache::make_pool<typename kivi::window_storage>(kivi::window_shape(shape, limits), {window_memory.data(), window_memory.size()}, window).code == errc::ok);
+    kivi c;
+    REQUIRE(c.attach(shape, limits, {metadata.data(), metadata.size()}, pool, window).code == errc::ok);
+    const std::vector<int> first{5, 32, 71};
+    std::vector<cache::sequence> batch(3);
+    std::vector<history> given(3);
+    for (auto& s : batch) REQUIRE(c.open(s).code == errc::ok);
+    std::vector<int> expected_keys(3);
+    for (int turn = 0; turn < 70; ++turn) {
+      int total = 0;
+      for (int s = 0; s < 3; ++s) total += turn == 0 ? first[s] : 1;
+      auto lists = filled(kivi::step_bytes(total, 3));
+      typename kivi::step step;
+      REQUIRE(kivi::begin(total, 3, {lists.data(), lists.size()}, step).code == errc::ok);
+      test::array<bf16> k(std::size_t(total) * kv_heads * d), v(k.size());
+      std::size_t at = 0;
+      for (int s = 0; s < 3; ++s) {
+        const int n = turn == 0 ? first[s] : 1, before = given[s].tokens;
+        REQUIRE(c.add(step, batch[s], n).code == errc::ok);
+        for (int i = 0; i < n; ++i) {
+          given[s].add(g);
+          for (int e = 0; e < kv_heads * d; ++e, ++at) k[at] = narrow<bf16>(given[s].keys[std::size_t(before + i) * kv_heads * d + e]), v[at] = narrow<bf16>(given[s].values[std::size_t(before + i) * kv_heads * d + e]);
+        }
+        // The paper's lengths: all whole windows of the first tokens; then a full window moves before the next token.
+        expected_keys[s] = turn == 0 ? n - n % residual : before - expected_keys[s] == residual ? before : expected_keys[s];
+        CHECK(c.coded_keys(batch[s]) == expected_keys[s]);
+        CHECK(c.coded_values(batch[s]) == std::max(0, given[s].tokens - residual));
+        CHECK(c.positions(batch[s]) == given[s].tokens);
+      }
+      const status stored = c.store(context, step, 0, {k.data(), total, kv_heads * d, kv_heads * d}, {v.data(), total, kv_heads * d, kv_heads * d});
+      CAPTURE(turn, stored.what, stored.got, stored.need);
+      REQUIRE(stored.code == errc::ok);
+      test::wait(context);
+      if (turn == 0 || (turn > 8 && turn % 9 != 0)) continue;
+      auto table_memory = filled(c.tables_bytes(batch.data(), 3));
+      typename kivi::tables tables;
+      REQUIRE(c.tables_of(batch.data(), 3, {table_memory.data(), table_memory.size()}, tables).code == errc::ok);
+      test::array<bf16> q(3 * heads * d);
+      std::normal_distribution<float> normal(0, 1);
+      for (bf16& x : q) x = narrow<bf16>(normal(g));
+      test::array<float> o(3 * heads * d);
+      typename op::args x{.q = attention::bshd<const bf16>(q.data(), 3, 1, heads, d), .segments = c.segments_of(tables, 0), .o = attention::bshd(o.data(), 3, 1, heads, d)};
+      const auto tuned = with_tuning<test::small_tiles>(context);
+      const status fit = op::check(tuned, x);
+      CAPTURE(fit.what, fit.got, fit.need);
+      REQUIRE(fit.code == errc::ok);
+      test::scratch space(op::workspace_bytes(tuned, x));
+      REQUIRE(op::run(tuned, x, space.get()).code == errc::ok);
+      test::wait(context);
+      for (int s = 0; s < 3; ++s) {
+        const int tokens = given[s].tokens, coded = expected_keys[s], coded_values = std::max(0, tokens - residual);
+        std::vector<float> keys(given[s].keys), values(given[s].values);
+        for (int h = 0; h < kv_heads; ++h) {
+          for (int j = 0; j < coded; j += group)
+            for (int e = 0; e < d; ++e) {
+              std::vector<float> of;
+              for (int i = 0; i < group; ++i) of.push_back(given[s].key(j + i, h, e));
+              of = through_codes(of, bits);
+              for (int i = 0; i < group; ++i) keys[(std::size_t(j + i) * kv_heads + h) * d + e] = of[std::size_t(i)];
+            }
+          for (int j = 0; j < coded_values; ++j)
+            for (int e = 0; e < d; e += group) {
+              std::vector<float> of;
+              for (int i = 0; i < group; ++i) of.push_back(given[s].value(j, h, e + i));
+              of = through_codes(of, bits);
+              for (int i = 0; i < group; ++i) values[(std::size_t(j) * kv_heads + h) * d + e + i] = of[std::size_t(i)];
+            }
+        }
+        const auto from = [](const std::vector<float>& all) { return [&all](int j, int h, int e) { return double(all[(std::size_t(j) * kv_heads + h) * d + e]); }; };
+        compare(o.data() + s * heads * d, q, s, tokens, from(keys), from(values));
+      }
+      CHECK(o.guarded());
+    }
+    CHECK(c.metadata().audit().code == errc::ok);
+    // Refusals change nothing.
+    const int free = c.metadata().free_pages();
+    auto lists = filled(kivi::step_bytes(2, 1));
+    typename kivi::step step;
+    REQUIRE(kivi::begin(2, 1, {lists.data(), lists.size()}, step).code == errc::ok);
+    CHECK(std::string(c.add(step, batch[0], 2).what).find("one token a step") != std::string::npos);
+    CHECK(c.add(step, batch[0], 1).code == errc::ok);
+    CHECK(std::string(c.add(step, batch[0], 1).what).find("added to a step once") != std::string::npos);
+    CHECK(std::string(c.add(step, batch[1], 1).what).find("one") == std::string::npos);
+    CHECK(std::string(c.add(step, batch[2], 1).what).find("room for fewer tokens") != std::string::npos);
+    for (const auto s : batch) REQUIRE(c.close(s).code == errc::ok);
+    CHECK(c.metadata().free_pages() == shape.pages);
+    CHECK(free < shape.pages);
+    CHECK(c.add(step, batch[0], 1).code == errc::bad_value);
+  });
+}
+
+TEST_CASE("mikv keeps the important tokens and demotes the others, at every step", "[ops][cache][mikv]") {
+  constexpr int bits = 4, group = 32, budget = 24, sinks = 2, recent = 4;
+  using low_storage = policy::kv_int4<group>;
+  using mikv = cache::mikv<d, low_storage>;
+  using op = attention::over_segments<bf16, d, mikv, in_float>;
+  test::for_each_context(seed, [&](const auto& context) {
+    std::mt19937 g(seed + 1);
+    const cache::pool_shape high_shape{.pages = 24, .page = 8, .kv_heads = kv_heads, .key_dim = d, .value_dim = d, .per_head = true};
+    const cache::pool_shape low_shape{.pages = 32, .page = 16, .kv_heads = kv_heads, .key_dim = d, .value_dim = d, .per_head = true};
+    const cache::paged_limits limits{.sequences = 3, .tokens = 100};
+    const typename mikv::settings settings{budget, sinks, recent};
+    const auto filled = [](std::size_t bytes) {
+      test::array<std::byte> memory(bytes);
+      std::memset(memory.data(), 0xff, bytes);
+      return memory;
+    };
+    auto high_memory = filled(cache::pool_bytes<typename mikv::high_storage>(high_shape)), low_memory = filled(cache::pool_bytes<low_storage>(low_shape));
+    auto metadata = filled(mikv::metadata_bytes(high_shape, low_shape, limits, settings));
+    cache::page_pool high{}, low{};
+    REQUIRE(cache::make_pool<typename mikv::high_storage>(high_shape, {high_memory.data(), high_memory.size()}, high).code == errc::ok);
+    REQUIRE(cache::make_pool<low_storage>(low_shape, {low_memory.data(), low_memory.size()}, low).code == errc::ok);
+    test::array<float> balance(kv_heads * d), factor(heads * d);
+    std::vector<float> query_reach(heads * d), key_reach(kv_heads * d);
+    for (float& x : query_reach) x = std::exp(std::normal_distribution<float>(0, 1)(g));
+    for (float& x : key_reach) x = std::exp(std::normal_distribution<float>(0, 2)(g));
+    query_reach[3] = query_reach[d + 3] = 0, key_reach[5] = 1e-9f;
+    policy::fill_channel_balance(query_reach.data(), key_reach.data(), heads, kv_heads, d, balance.data(), factor.data());
+    CHECK(balance[3] == 1);
+    CHECK(balance[5] == 256);
+    for (int h = 0; h < heads; ++h)
+      for (int e = 0; e < d; ++e) {
+        const float b = balance[h / 2 * d + e], most = std::max(query_reach[h / 2 * 2 * d + e], query_reach[(h / 2 * 2 + 1) * d + e]);
+        CHECK(factor[h * d + e] == 1 / b);
+        if (most > 0 && b < 256 && b > 0x1p-8f) CHECK(std::abs(b * key_reach[h / 2 * d + e] / (most / b) - 1) < 1e-5);      // both reach as far
+      }
+    mikv c;
+    REQUIRE(c.attach(high, low, limits, settings, {metadata.data(), metadata.size()}, balance.data(), factor.data(), heads).code == errc::ok);
+    std::vector<cache::sequence> batch(2);
+    std::vector<history> given(2);
+    std::vector<std::vector<std::vector<int>>> members(2, std::vector<std::vector<int>>(kv_heads));       // by place
+    for (auto& s : batch) REQUIRE(c.open(s).code == errc::ok);
+    const std::vector<int> first{20, 50};
+    for (int turn = 0; turn < 30; ++turn) {
+      int total = 0;
+      for (int s = 0; s < 2; ++s) total += turn == 0 ? first[s] : 1;
+      auto lists = filled(c.step_bytes(total, 2));
+      typename mikv::step step;
+      REQUIRE(c.begin(total, 2, {lists.data(), lists.size()}, step).code == errc::ok);
+      test::array<bf16> k(std::size_t(total) * kv_heads * d), v(k.size());
+      std::size_t at = 0;
+      for (int s = 0; s < 2; ++s) {
+        const int n = turn == 0 ? first[s] : 1, before = given[s].tokens, stride = 60;
+        std::vector<float> scores(kv_heads * stride);
+        for (float& x : scores) x = float(int(g() % 7));                  // ties
+        for (int h = 0; h < kv_heads; ++h) {
+          auto& all = members[s][h];
+          const float* of = scores.data() + h * stride;
+          if (turn == 0) {
+            std::vector<int> rest;
+            for (int t = 0; t < n; ++t)
+              if (n <= budget || t < sinks || t >= n - recent) all.push_back(t);
+              else rest.push_back(t);
+            std::sort(rest.begin(), rest.end(), [of](int a, int b) { return of[a] != of[b] ? of[a] > of[b] : a > b; });
+            for (std::size_t i = 0; int(all.size()) < std::min(n, budget); ++i) all.push_back(rest[i]);
+            std::sort(all.begin(), all.end());
+          } else if (int(all.size()) < budget) {
+            all.push_back(before);
+          } else {
+            int least = -1;
+            for (int m = 0; m < budget; ++m)
+              if (all[m] >= sinks && all[m] < before + 1 - recent && (least < 0 || of[m] < of[least] || (of[m] == of[least] && all[m] < all[least]))) least = m;
+            all[least] = before;
+          }
+        }
+        const status added = c.add(step, batch[s], n, scores.data(), stride);
+        CAPTURE(turn, s, added.what, added.got, added.need);
+        REQUIRE(added.code == errc::ok);
+        for (int i = 0; i < n; ++i) {
+          given[s].add(g);
+          for (int e = 0; e < kv_heads * d; ++e, ++at) k[at] = narrow<bf16>(given[s].keys[std::size_t(before + i) * kv_heads * d + e]), v[at] = narrow<bf16>(given[s].values[std::size_t(before + i) * kv_heads * d + e]);
+        }
+        CHECK(c.important(batch[s]) + c.demoted(batch[s]) == given[s].tokens);       // every token is in exactly one set
+        CHECK(c.demoted(batch[s]) == std::max(0, given[s].tokens - budget));
+        for (int h = 0; h < kv_heads; ++h)
+          for (int m = 0; m < c.important(batch[s]); ++m) REQUIRE(c.member(batch[s], h, m) == members[s][h][m]);
+      }
+      const status stored = c.store(context, step, 0, {k.data(), total, kv_heads * d, kv_heads * d}, {v.data(), total, kv_heads * d, kv_heads * d});
+      CAPTURE(turn, stored.what, stored.got, stored.need);
+      REQUIRE(stored.code == errc::ok);
+      test::wait(context);
+      if (turn % 5 != 0) continue;
+      auto table_memory = filled(c.tables_bytes(batch.data(), 2));
+      typename mikv::tables tables;
+      REQUIRE(c.tables_of(batch.data(), 2, {table_memory.data(), table_memory.size()}, tables).code == errc::ok);
+      test::array<bf16> q(2 * heads * d);
+      std::normal_distribution<float> normal(0, 1);
+      for (bf16& x : q) x = narrow<bf16>(normal(g));
+      test::array<float> o(2 * heads * d);
+      typename op::args x{.q = attention::bshd<const bf16>(q.data(), 2, 1, heads, d), .segments = c.segments_of(tables, 0), .o = attention::bshd(o.data(), 2, 1, heads, d)};
+      const auto tuned = with_tuning<test::small_tiles>(context);
+      const status fit = op::check(tuned, x);
+      CAPTURE(fit.what, fit.got, fit.need);
+      REQUIRE(fit.code == errc::ok);
+      test::scratch space(op::workspace_bytes(tuned, x));
+      REQUIRE(op::run(tuned, x, space.get()).code == errc::ok);
+      test::wait(context);
+      // The oracle's channels: those of q beside the keys in full precision, those of the balanced q beside the others.
+      for (int s = 0; s < 2; ++s)
+        for (int h = 0; h < heads; ++h) {
+          const int kv = h / (heads / kv_heads), tokens = given[s].tokens;
+          oracle::attention_problem p;
+          p.queries = 1, p.keys = tokens, p.d = 2 * d, p.dv = d, p.scale = 1 / std::sqrt(double(d));
+          for (int e = 0; e < d; ++e) p.q.push_back(test::value(q[(std::size_t(s) * heads + h) * d + e]));
+          for (int e = 0; e < d; ++e) p.q.push_back(plain(float(p.q[std::size_t(e)]) * factor[h * d + e]));
+          for (int j = 0; j < tokens; ++j) {
+            const bool important = std::find(members[s][kv].begin(), members[s][kv].end(), j) != members[s][kv].end();
+            std::vector<float> key, value;
+            for (int e = 0; e < d; e += group) {
+              std::vector<float> of_key, of_value;
+              for (int i = e; i < e + group; ++i) of_key.push_back(given[s].key(j, kv, i) * balance[kv * d + i]), of_value.push_back(given[s].value(j, kv, i));
+              for (float y : through_codes(of_key, bits)) key.push_back(y);
+              for (float y : through_codes(of_value, bits)) value.push_back(y);
+            }
+            for (int e = 0; e < d; ++e) p.k.push_back(important ? given[s].key(j, kv, e) : 0);
+            for (int e = 0; e < d; ++e) p.k.push_back(important ? 0 : key[std::size_t(e)]);
+            for (int e = 0; e < d; ++e) p.v.push_back(important ? given[s].value(j, kv, e) : value[std::size_t(e)]);
+          }
+          const auto r = oracle::attention(p);
+          for (int e = 0; e < d; ++e) {
+            const double got = o[(std::size_t(s) * heads + h) * d + e], bound = test::attention_error<bf16, float>(r, p, 0, e) + 0x1p-20 * r.size[e];
+            if (!(std::abs(got - r.o[e]) <= bound)) {
+              CAPTURE(s, h, e, got, r.o[e], bound);
+              REQUIRE(std::abs(got - r.o[e]) <= bound);
+            }
+          }
+        }
+    }
+    CHECK(c.high_metadata().audit().code == errc::ok);
+    CHECK(c.low_metadata().audit().code == errc::ok);
+    auto lists = filled(c.step_bytes(1, 1));
+    typename mikv::step step;
+    REQUIRE(c.begin(1, 1, {lists.data(), lists.size()}, step).code == errc::ok);
+    CHECK(std::string(c.add(step, batch[0], 1).what).find("scores are missing") != std::string::npos);
+    CHECK(c.positions(batch[0]) == given[0].tokens);
+    for (const auto s : batch) REQUIRE(c.close(s).code == errc::ok);
+    CHECK(c.high_metadata().free_pages() == high_shape.pages);
+    CHECK(c.low_metadata().free_pages() == low_shape.pages);
+    cache::pool_shape shared = high_shape;
+    shared.per_head = false;
+    CHECK(std::string(mikv::check(shared, low_shape, limits, settings).what).find("set per_head") != std::string::npos);
+    CHECK(std::string(mikv::check(high_shape, low_shape, limits, {4, 2, 3}).what).find("must hold the sinks") != std::string::npos);
+  });
+}
+
+// Keys of two segments are stored rotated from the beginning of each; a third is a list of tokens, gathered from rows that are longer.
+TEST_CASE("segments with origins of their own and lists of tokens", "[ops][attention][segmented]") {
+  constexpr int sequences = 2, rows = 90, tokens_of_a = 40, tokens_of_b = 27, listed = 33;
+  using dense = attention::dense_kv<bf16>;
+  using op = attention::segmented<bf16, d, in_float, attention::segment<dense, policy::full, attention::turned_queries>, attention::segment<dense, policy::causal, attention::turned_queries>, attention::segment<attention::paged_kv<bf16>>>;
+  std::mt19937 g(seed + 2);
+  const policy::rotary<> rope{.dims = d};
+  test::array<float> frequencies(4 * d / 2);
+  policy::fill_frequencies(rope, frequencies.data());
+  const auto turn = [&](const std::vector<double>& x, int position) {
+    std::vector<double> y(d);
+    for (int i = 0; i < d / 2; ++i) {
+      const double a = position * std::pow(double(rope.base), -2.0 * i / d);
+      y[i] = x[i] * std::cos(a) - x[i + d / 2] * std::sin(a), y[i + d / 2] = x[i + d / 2] * std::cos(a) + x[i] * std::sin(a);
+    }
+    return y;
+  };
+  std::normal_distribution<float> normal(0, 1);
+  test::array<bf16> q(sequences * heads * d), k(std::size_t(3) * sequences * rows * kv_heads * d), v(k.size());
+  for (auto* all : {&q, &k, &v})
+    for (bf16& x : *all) x = narrow<bf16>(normal(g));
+  const auto at = [&](int segment, int s, int j, int h) { return ((std::size_t(segment * sequences + s) * rows + j) * kv_heads + h) * d; };
+  std::vector<float> plain_keys(k.size());
+  for (std::size_t i = 0; i < plain_keys.size(); ++i) plain_keys[i] = to_float(k[i]);
+  for (int segment = 0; segment < 2; ++segment)
+    for (int s = 0; s < sequences; ++s)
+      for (int j = 0; j < rows; ++j)
+        for (int h = 0; h < kv_heads; ++h) {
+          const std::vector<double> x(plain_keys.begin() + std::ptrdiff_t(at(segment, s, j, h)), plain_keys.begin() + std::ptrdiff_t(at(segment, s, j, h)) + d);
+          const auto y = turn(x, j);
+          for (int e = 0; e < d; ++e) k[at(segment, s, j, h) + e] = narrow<bf16>(float(y[e]));
+        }
+  test::array<std::int32_t> used_a(sequences), used_b(sequences);
+  used_a[0] = tokens_of_a, used_a[1] = 0, used_b[0] = tokens_of_b, used_b[1] = 1;         // a segment without keys, one with one
+  test::array<int> positions_a(sequences), positions_b(sequences), list(sequences * kv_heads * listed), length(sequences);
+  for (int s = 0; s < sequences; ++s) {
+    positions_a[s] = used_a[s] + used_b[s] - 1, positions_b[s] = used_b[s] - 1, length[s] = listed - 20 * s;
+    for (int h = 0; h < kv_heads; ++h)
+      for (int i = 0; i < listed; ++i) list[(s * kv_heads + h) * listed + i] = i < length[s] ? s * rows + int(g() % rows) : 1 << 28;   // of the third segment's rows
+  }
+  const auto batch = [&](test::array<bf16>& x, int segment) { return attention::bshd<const bf16>(x.data() + at(segment, 0, 0, 0), sequences, rows, kv_heads, d); };
+  test::for_each_context(seed, [&](const auto& context) {
+    test::array<float> o(sequences * heads * d);
+    typename op::args x{.q = attention::bshd<const bf16>(q.data(), sequences, 1, heads, d), .segments = {}, .o = attention::bshd(o.data(), sequences, 1, heads, d)};
+    x.segments = {{{batch(k, 0), batch(v, 0), used_a.data()}, {}, {positions_a.data(), frequencies.data()}}, {{batch(k, 1), batch(v, 1), used_b.data()}, {}, {positions_b.data(), frequencies.data()}},
+                  {{attention::pool_of<const bf16>(policy::nhd{}, k.data() + at(2, 0, 0, 0), sequences * rows, 1, kv_heads, d), attention::pool_of<const bf16>(policy::nhd{}, v.data() + at(2, 0, 0, 0), sequences * rows, 1, kv_heads, d),
+                    {list.data(), kv_heads * listed, listed, length.data(), 0, 1}, sequences, listed}, {}, {}}};
+    const auto tuned = with_tuning<test::small_tiles>(context);
+    const status fit = op::check(tuned, x);
+    CAPTURE(fit.what, fit.got, fit.need);
+    REQUIRE(fit.code == errc::ok);
+    test::scratch space(op::workspace_bytes(tuned, x));
+    REQUIRE(op::run(tuned, x, space.get()).code == errc::ok);
+    test::wait(context);
+    for (int s = 0; s < sequences; ++s)
+      for (int h = 0; h < heads; ++h) {
+        const int kv = h / (heads / kv_heads), total = used_a[s] + used_b[s] + length[s];
+        std::vector<double> query;
+        for (int e = 0; e < d; ++e) query.push_back(test::value(q[(std::size_t(s) * heads + h) * d + e]));
+        oracle::attention_problem p;                      // channels: q turned for each segment, and as it is
+        p.queries = 1, p.keys = total, p.d = 3 * d, p.dv = d, p.scale = 1 / std::sqrt(double(d));
+        for (const auto& part : {turn(query, positions_a[s]), turn(query, positions_b[s]), query})
+          for (double y : part) p.q.push_back(plain(float(y)));
+        for (int j = 0; j < total; ++j) {
+          const int segment = j < used_a[s] ? 0 : j < used_a[s] + used_b[s] ? 1 : 2;
+          const int row = segment == 0 ? j : segment == 1 ? j - used_a[s] : list[(s * kv_heads + kv) * listed + j - used_a[s] - used_b[s]] - s * rows;
+          for (int part = 0; part < 3; ++part)
+            for (int e = 0; e < d; ++e) p.k.push_back(part == segment ? test::value(k[at(segment, s, row, kv) + e]) : 0.0);
+          for (int e = 0; e < d; ++e) p.v.push_back(test::value(v[at(segment, s, row, kv) + e]));
+        }
+        const auto r = oracle::attention(p);
+        for (int e = 0; e < d; ++e) {
+          // An element of a turned query may round the other way: 2^-8 of it, which the scores see.
+          const double got = o[(std::size_t(s) * heads + h) * d + e], bound = test::attention_error<bf16, float>(r, p, 0, e) + (0x1p-20 + 2 * 0x1p-8 * r.reach[0]) * r.size[e];
+          if (!(std::abs(got - r.o[e]) <= bound)) {
+            CAPTURE(s, h, e, got, r.o[e], bound);
+            REQUIRE(std::abs(got - r.o[e]) <= bound);
+          }
+        }
+      }
+    // Bad input is refused before any work.
+    x.segments = {};
+    const status none = op::check(tuned, x);
+    CHECK(none.code == errc::null_pointer);
+    CHECK(std::string(none.what).find("turned_queries need positions") != std::string::npos);
+    x.q.head_stride = 2 * d;
+    CHECK(std::string(op::check(tuned, x).what).find("without gaps") != std::string::npos);
+  });
+}

@@ -1,0 +1,203 @@
+// A sequence of random tokens in a paged cache, what observe reads of it, and a compression that is checked on its way.
+#pragma once
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+#include <smalti/ops/cache/append.hpp>
+#include <smalti/ops/cache/copy_pages.hpp>
+#include <smalti/ops/cache/systems.hpp>
+#include "reference/kv_compress.hpp"
+#include "support/arrays.hpp"
+#include "support/contexts.hpp"
+
+namespace test::compressed {
+
+using namespace smalti;
+using cache::pool_shape;
+
+constexpr unsigned seed = 20261123;
+constexpr int D = 64, window = 8;
+using storage = policy::kv_plain<bf16>;
+using paged = cache::paged<storage>;
+
+// A sequence of random tokens in a cache of random page order, and what observe reads.
+struct world {
+  pool_shape shape;
+  int group, tokens = 0;
+  std::mt19937 g;
+  cache::paged_limits limits;
+  test::array<std::byte> metadata, memory;
+  paged pages;
+  cache::page_pool pool;
+  cache::sequence s;
+  std::vector<std::vector<std::vector<bf16>>> k, v;     // [layer][head]: all tokens ever, D each
+  std::vector<std::vector<bf16>> q;                     // [layer]: [token][query head][D]
+  test::array<float> scores;
+  static constexpr int capacity = 256;
+
+  world(const pool_shape& like, int queries_per_key, unsigned salt)
+      : shape(like), group(queries_per_key), g(seed + salt), limits{.sequences = 4, .tokens = capacity}, metadata(paged::metadata_bytes(like, limits)), memory(cache::pool_bytes<storage>(like)),
+        k(std::size_t(like.layers)), v(k), q(std::size_t(like.layers)), scores(std::size_t(like.tracks()) * capacity) {
+    REQUIRE(pages.attach(shape, limits, {metadata.data(), metadata.size()}).code == errc::ok);
+    std::memset(memory.data(), 0xFF, memory.size());    // NaN where nobody wrote
+    REQUIRE(cache::make_pool<storage>(shape, {memory.data(), memory.size()}, pool).code == errc::ok);
+    for (auto& layer : k) layer.resize(std::size_t(shape.kv_heads));
+    for (auto& layer : v) layer.resize(std::size_t(shape.kv_heads));
+    for (float& x : scores) x = NAN;
+    REQUIRE(pages.open(s).code == errc::ok);
+  }
+  int heads() const { return shape.kv_heads * group; }
+  view<float, 1> score_view() { return {scores.data(), shape.tracks(), capacity, capacity}; }
+
+  template <class Context> void append(const Context& context, int n) {
+    const std::size_t tracks = std::size_t(shape.tracks());
+    const int width = shape.kv_heads * D;
+    test::array<int> slots(tracks * std::size_t(n)), source(tracks), target(tracks);
+    cache::page_moves moves{source.data(), target.data(), int(tracks), 0};
+    REQUIRE(pages.append(s, n, {slots.data(), n}, moves).code == errc::ok);
+    REQUIRE(cache::copy_pages::run(context, {.from = pool, .to = pool, .source = source.data(), .target = target.data(), .count = moves.count}).code == errc::ok);
+    for (int l = 0; l < shape.layers; ++l) {
+      auto keys = test::random_array<bf16>(std::size_t(n) * width, g), values = test::random_array<bf16>(std::size_t(n) * width, g);
+      auto queries = test::random_array<bf16>(std::size_t(n) * heads() * D, g, 2);
+      // Some tokens draw attention, in each head others, so that scores are not all alike.
+      for (int i = 0; i < n; ++i)
+        for (int h = 0; h < shape.kv_heads; ++h)
+          if ((i * 7 + h * 3 + l) % 11 == 0)
+            for (int c = 0; c < D; ++c) keys[std::size_t(i) * width + h * D + c] = narrow<bf16>(1.5f * to_float(keys[std::size_t(i) * width + h * D + c]));
+      for (int i = 0; i < n; ++i)
+        for (int h = 0; h < shape.kv_heads; ++h)
+          for (int c = 0; c < D; ++c) {
+            k[std::size_t(l)][std::size_t(h)].push_back(keys[std::size_t(i) * width + h * D + c]);
+            v[std::size_t(l)][std::size_t(h)].push_back(values[std::size_t(i) * width + h * D + c]);
+          }
+      q[std::size_t(l)].insert(q[std::size_t(l)].end(), queries.begin(), queries.end());
+      REQUIRE((cache::append<bf16, storage>::run(context, {.pool = pool, .layer = shape.per_layer ? 0 : l, .k = {keys.data(), n, width, width}, .v = {values.data(), n, width, width},
+                                                           .slots = slots.data() + std::size_t(shape.track(l, 0)) * n, .slot_head_stride = shape.per_head ? n : 0}).code == errc::ok));
+      test::wait(context);
+    }
+    tokens += n;
+  }
+
+  // The last `rows` queries of all layers. `given`: with log-sum-exps of base e computed here.
+  template <class System, class Context> void observe(const Context& context, int rows, int fresh = -1, bool given = false, typename System::observe::args settings = {}) {
+    int width = pages.width_for(&s, 1);
+    const cache::batch_tables lies = pages.tables_of(1, width);
+    test::array<int> table(std::size_t(lies.ints()));
+    REQUIRE(pages.tables(&s, 1, width, table.data(), lies.ints()).code == errc::ok);
+    int most = 0;
+    for (int t = 0; t < shape.tracks(); ++t) most = std::max(most, pages.tokens(s, t));
+    for (int l = 0; l < shape.layers; ++l) {
+      test::array<bf16> queries(std::size_t(rows) * heads() * D);
+      std::copy(q[std::size_t(l)].end() - std::ptrdiff_t(queries.size()), q[std::size_t(l)].end(), queries.begin());
+      typename System::observe::args x = settings;
+      x.q = {queries.data(), 1, heads(), rows, D, 0, D, heads() * D, nullptr};
+      x.kv = cache::kv_of<bf16>(pool, l, lies.at(table.data(), l), 1, most);
+      x.heads_per_track = shape.per_head ? 1 : shape.kv_heads;
+      x.fresh = fresh;
+      x.scores = System::rows_of(shape, score_view(), l);
+      test::array<float> lse(std::size_t(rows) * heads());
+      if (given) {
+        for (int h = 0; h < heads(); ++h)
+          for (int i = 0; i < rows; ++i) {
+            double sum = 0;
+            for (int j = 0; j <= tokens - rows + i; ++j) sum += std::exp(logit(l, h, tokens - rows + i, j));
+            lse[std::size_t(i) * heads() + h] = float(std::log(sum));
+          }
+        x.lse = {lse.data(), 1, heads(), rows, 1, 0, 1, heads(), nullptr};
+      }
+      test::scratch scratch(System::observe::workspace_bytes(context, x));
+      const status st = System::observe::run(context, x, scratch.get());
+      CAPTURE(st.what, st.got, st.need);
+      REQUIRE(st.code == errc::ok);
+      test::wait(context);
+      REQUIRE(scratch.guarded());
+    }
+    REQUIRE(scores.guarded());
+  }
+  double logit(int l, int h, int i, int j) const {
+    double sum = 0;
+    for (int c = 0; c < D; ++c) sum += test::value(q[std::size_t(l)][(std::size_t(i) * heads() + h) * D + c]) * test::value(k[std::size_t(l)][std::size_t(h / group)][std::size_t(j) * D + c]);
+    return sum / std::sqrt(double(D));
+  }
+  // Weights of the last `rows` queries of a head over some tokens of all, ascending, the newest among them.
+  std::vector<oracle::row_of_doubles> weights(int l, int h, int rows, const std::vector<int>& alive) const {
+    return oracle::attention_weights(rows, int(alive.size()), D, 1 / std::sqrt(double(D)),
+      [&](int i, int c) { return test::value(q[std::size_t(l)][(std::size_t(tokens - rows + i) * heads() + h) * D + c]); },
+      [&](int j, int c) { return test::value(k[std::size_t(l)][std::size_t(h / group)][std::size_t(alive[std::size_t(j)]) * D + c]); });
+  }
+  std::vector<int> all() const {
+    std::vector<int> a(static_cast<std::size_t>(tokens));
+    std::iota(a.begin(), a.end(), 0);
+    return a;
+  }
+  // The rows that lie in a track now: what(row of a key or value, head, rank).
+  template <class F> void each_row(cache::plane p, int l, F what) {
+    const int width = pages.width_for(&s, 1);
+    const cache::batch_tables lies = pages.tables_of(1, width);
+    std::vector<int> table(std::size_t(lies.ints()));
+    REQUIRE(pages.tables(&s, 1, width, table.data(), lies.ints()).code == errc::ok);
+    const smalti::pages where = lies.at(table.data(), l);
+    REQUIRE(check_pages(where, 1, shape.head_tracks(), width, shape.pages).code == errc::ok);
+    const view<bf16> rows = cache::pool_rows<bf16>(pool, p, shape.per_layer ? 0 : l);
+    for (int h = 0; h < shape.kv_heads; ++h)
+      for (int i = 0; i < where.tokens(0, h); ++i) {
+        const int slot = int(where.slot(0, h, i));
+        what(rows.data + std::size_t(policy::nhd{}.row(slot / shape.page, slot % shape.page, shape.per_head ? 0 : h, shape.heads_in_page(), shape.page)) * D, h, i);
+      }
+  }
+};
+
+struct answer {
+  std::vector<std::vector<int>> kept;       // [track]
+  status st;
+};
+template <class System, class Context> answer compress(const Context& context, world& w, int tokens, typename System::args settings = {}) {
+  typename System::args x = settings;
+  x.cache = &w.pages, x.sequence = w.s, x.pool = w.pool, x.scores = w.score_view(), x.tokens = tokens;
+  const int tracks = w.shape.tracks(), most = System::most_kept(x);
+  std::vector<int> before(static_cast<std::size_t>(tracks));
+  test::array<int> kept(std::size_t(tracks) * (most + 3)), counts(before.size());
+
+  for (int t = 0; t < tracks; ++t) before[std::size_t(t)] = w.pages.tokens(w.s, t);
+  const long long held = w.pages.bytes(w.s);
+  const int free = w.pages.free_pages();
+  x.kept = {kept.data(), tracks, most, most + 3}, x.counts = counts.data();
+  test::array<std::byte> plan(System::plan_bytes(x));
+  x.plan = {plan.data(), plan.size()};
+  test::scratch scratch(System::workspace_bytes(context, x));
+  answer out;
+  out.st = System::run(context, x, scratch.get());
+  test::wait(context);
+  REQUIRE(plan.guarded());
+  REQUIRE(scratch.guarded());
+  REQUIRE(w.memory.guarded());
+  REQUIRE(kept.guarded());
+  REQUIRE(w.pages.audit().code == errc::ok);
+  if (!out.st) return out;
+  for (int t = 0; t < tracks; ++t) {
+    const int n = counts[std::size_t(t)];
+    out.kept.emplace_back(kept.data() + std::size_t(t) * (most + 3), kept.data() + std::size_t(t) * (most + 3) + n);
+    const std::vector<int>& mine = out.kept.back();
+    for (int i = 0; i < n; ++i) REQUIRE((mine[std::size_t(i)] >= (i > 0 ? mine[std::size_t(i) - 1] + 1 : 0) && mine[std::size_t(i)] < before[std::size_t(t)]));   // ascending, of the track
+    for (int i = n; i < most; ++i) REQUIRE(kept[std::size_t(t) * (most + 3) + i] == -1);
+  }
+  // Bytes: what the sequence holds less is what the pool has more, where nobody else holds the pages.
+  const long long of_a_page = cache::page_bytes(storage::format, w.shape);
+  REQUIRE((w.pages.free_pages() - free) * of_a_page <= held - w.pages.bytes(w.s));
+  return out;
+}
+
+constexpr pool_shape apart{.pages = 400, .page = 8, .kv_heads = 2, .key_dim = D, .value_dim = D, .layers = 3, .per_head = true, .per_layer = true};
+constexpr pool_shape together{.pages = 120, .page = 8, .kv_heads = 2, .key_dim = D, .value_dim = D, .layers = 2, .per_layer = true};
+
+inline std::vector<float> frequencies() {
+  std::vector<float> f(4 * D / 2);
+  policy::fill_frequencies(policy::rotary<>{.dims = D}, f.data());
+  return f;
+}
+
+}  // namespace test::compressed
