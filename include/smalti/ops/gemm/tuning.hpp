@@ -46,7 +46,7 @@ template <class T> SMALTI_HD constexpr gemm_tuning host_tuning(gemm_regime regim
   if (regime == gemm_regime::decode) return {.m = 16, .n = 64, .k = amx ? 4 * k : k, .b_left = true};   // long runs of each row of B
   if (amx && regime == gemm_regime::few) return {.m = 128, .n = 64, .k = 2 * k, .b_left = true};
   if (amx) return {.m = 128, .n = sizeof(T) == 1 ? 512 : 256, .k = k};
-  return {.m = sizeof(T) == 1 ? 384 : words ? 192 : 96, .n = 256, .k = k};
+  return {.m = words ? 384 : 96, .n = 256, .k = k};
 }
 #else
 template <class T> SMALTI_HD constexpr gemm_tuning host_tuning(gemm_regime) { return {.m = 16, .n = 16, .k = 64}; }   // never runs under nvcc
