@@ -43,14 +43,21 @@ TARGETS = {"host": "host", "80": "sm80", "89": "sm89", "90": "sm90", "100": "sm1
 # Prints the present tuning of every agent and target, as the library's own selectors say.
 PRESENT_PROGRAM = """
 #include <cstdio>
+#include <smalti/comm/strided.hpp>
+#include <smalti/flow/lora.hpp>
+#include <smalti/flow/moe.hpp>
 #include <smalti/ops/attention.hpp>
 #include <smalti/ops/attention/backward.hpp>
+#include <smalti/ops/attention/merge.hpp>
 #include <smalti/ops/cache.hpp>
+#include <smalti/ops/cache/compress.hpp>
+#include <smalti/ops/cache/observe.hpp>
 #include <smalti/ops/gemm.hpp>
 #include <smalti/ops/gemm/linear_tuning.hpp>
 #include <smalti/ops/norm.hpp>
 #include <smalti/ops/quantize.hpp>
 #include <smalti/ops/rotary.hpp>
+#include <smalti/ops/route.hpp>
 using namespace smalti;
 constexpr auto prefill = gemm::gemm_regime::prefill, decode = gemm::gemm_regime::decode;
 constexpr auto long_rows = attention::attention_regime::prefill, few_queries = attention::attention_regime::decode;
@@ -59,6 +66,10 @@ struct tn : gemm::options { static constexpr auto a = gemm::a_order::k_by_m; sta
 struct three : gemm::options { static constexpr auto f32 = gemm::float_product::tf32x3; };
 struct workers : gemm::options { static constexpr bool persistent = true; };
 struct reducing : gemm::options { using reductions = policy::chain<policy::column_sum, policy::row_absmax>; };
+struct gathering : gemm::grouped_options { static constexpr bool gathers = true; };
+struct scattering : gemm::grouped_options { static constexpr bool scatters = true; };
+using narrow_form = lora::detail::form<lora::options, gemm::b_order::n_by_k, false>;
+using wide_form = lora::detail::form<lora::options, gemm::b_order::k_by_n, true>;
 int main() {
   std::printf("{");
 %s
@@ -173,7 +184,7 @@ def best_of(shapes, agent, arch):
 
     def size(s):
         t = s["tuning"]
-        return (t["m"] * t.get("n", t.get("c", t.get("heads", 1))), t.get("k", 0), t.get("occupancy", 1), -s["registers"])
+        return (t.get("m", t.get("e")) * t.get("n", t.get("c", t.get("heads", 1))), t.get("k", 0), t.get("occupancy", 1), -s["registers"])
     return max(clean, key=size) if clean else None
 
 
@@ -298,7 +309,7 @@ def rows(listing, header):
 
 def shape_text(tuning):
     """64x128x64, with what is not an extent only where it is not the usual."""
-    extents = "x".join(str(int(tuning[f])) for f in ("m", "n", "k", "c", "heads", "groups") if f in tuning)
+    extents = "x".join(str(int(tuning[f])) for f in ("m", "n", "k", "c", "e", "heads", "groups") if f in tuning)
     return extents + "".join(f" {f[0]}{int(tuning[f])}" for f in ("occupancy", "cluster") if tuning.get(f, 1) != 1)
 
 

@@ -16,8 +16,16 @@ using score_lse = observed::lse_kernel<chosen_mass>;
 using candidates = snapkv::candidate_kernel;
 using survivors = snapkv::survivor_kernel;
 using row_lists = snapkv::row_list_kernel;
-using gather = snapkv::gather_kernel;
-using turn = cache::streaming_llm<bf16, 128>::turn_kernel<policy::close_ranks>;
+struct gather {
+  using arguments = cache::move_rows_arguments;
+  using tuning = chosen<cache::move_tuning, cache::default_gather_tuning>;
+  template <target T> using agent = cache::move_rows_agent<tuning{}(T)>;
+};
+struct turn {
+  using arguments = cache::streaming_llm<bf16, 128>::turn_kernel<policy::close_ranks>::arguments;
+  using tuning = chosen<cache::turn_tuning, cache::default_turn_tuning>;
+  template <target T> using agent = cache::turn_rows_agent<tuning{}(T), bf16, 128, policy::close_ranks>;
+};
 
 }  // namespace kernels
 

@@ -51,6 +51,11 @@ template <moe::rows_tuning T> using gradient_of_gate = moe::gated_gradient_agent
 using combine = rows_kernel<combine_of>;
 using dispatch = rows_kernel<dispatch_of>;
 using gated_gradient = rows_kernel<gradient_of_gate>;
+struct mix {
+  using arguments = lora::mix_arguments<bf16>;
+  using tuning = chosen<lora::mix_tuning, lora::default_mix_tuning>;
+  template <target T> using agent = lora::mix_agent<tuning{}(T), bf16>;
+};
 using count = lora::count_kernel<std::int32_t>;
 
 }  // namespace kernels

@@ -7,11 +7,12 @@ namespace kernels {
 
 using namespace smalti;
 
-template <class Router> using forward = typename Router::template kernel<route::default_tuning<Router::problem::w>>;
-template <class Router> using backward = typename route::weight_gradient<Router>::template kernel<route::default_tuning<Router::problem::w>>;
+template <class Router> using forward = typename Router::template kernel<chosen<route::route_tuning, route::default_tuning<Router::problem::w>>>;
+template <class Router> using backward = typename route::weight_gradient<Router>::template kernel<chosen<route::route_tuning, route::default_tuning<Router::problem::w>>>;
 template <template <route::index_tuning> class Agent> struct indexed {
   using arguments = typename Agent<route::index_tuning{}>::arguments;
-  template <target T> using agent = Agent<route::default_index_tuning{}(T)>;
+  using tuning = chosen<route::index_tuning, route::default_index_tuning>;
+  template <target T> using agent = Agent<tuning{}(T)>;
 };
 
 using mixtral = forward<route::mixtral<>>;

@@ -92,6 +92,11 @@ struct strided_block {
   friend constexpr bool operator==(const strided_block&, const strided_block&) = default;
 };
 
+//! Tile shapes of packing, on each machine.
+struct default_strided_tuning {
+  SMALTI_HD constexpr strided_tuning operator()(target t) const { return t == target::host ? strided_tuning{16, 64} : strided_tuning{8, 256}; }
+};
+
 //! Packs a strided block into one piece, or unpacks it: host and GPU run one tile program (words of 4 bytes where all sizes, strides and
 //! addresses allow, else bytes). On a host context pieces of 64 bytes and more are copied whole instead.
 //! @post unpack(pack(x)) = x; bytes between the pieces are not touched
@@ -112,7 +117,7 @@ struct strided {
   // ---- what a launch names
   template <class Word> struct kernel {
     using arguments = strided_arguments<Word>;
-    template <target T> using agent = strided_agent<T == target::host ? strided_tuning{16, 64} : strided_tuning{8, 256}, Word>;
+    template <target T> using agent = strided_agent<default_strided_tuning{}(T), Word>;
   };
 
  private:

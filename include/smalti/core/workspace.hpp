@@ -2,6 +2,8 @@
 // same function, so the two numbers cannot disagree.
 #pragma once
 #include <cstddef>
+#include <cstdint>
+#include <initializer_list>
 #include <smalti/core/status.hpp>
 
 namespace smalti::inline SMALTI_DATA {
@@ -24,6 +26,17 @@ struct carver {
     T* p = base ? reinterpret_cast<T*>(base + used) : nullptr;
     used += n * sizeof(T);
     return p;
+  }
+  //! As take; with no base an address of its own, which nobody reads: checks may then tell arrays apart.
+  template <class T> T* place(std::size_t n) {
+    T* p = take<T>(n);
+    return p ? p : reinterpret_cast<T*>(std::uintptr_t(alignment) + (used - n * sizeof(T)));
+  }
+  //! Scratch of operations that run one after another: what the hungriest of them needs.
+  workspace take_shared(std::initializer_list<std::size_t> needs) {
+    std::size_t most = 0;
+    for (const std::size_t need : needs) most = need > most ? need : most;
+    return {take<std::byte>(most), most};
   }
 };
 

@@ -115,10 +115,8 @@ private:
     carver carve{base};
     plan p{};
     const int wide = round_up(x.weights.a.most, 16);
-    float* const at = carve.take<float>(std::size_t(x.x.rows) * wide);
-    p.values = {at != nullptr ? at : reinterpret_cast<float*>(carver::alignment), x.x.rows, wide, wide};
-    const std::size_t a = shrink::workspace_bytes(context, first(x, p)), b = expand::workspace_bytes(context, second(x, p)), most = a > b ? a : b;
-    p.scratch = {carve.take<std::byte>(most), most};
+    p.values = {carve.place<float>(std::size_t(x.x.rows) * wide), x.x.rows, wide, wide};
+    p.scratch = carve.take_shared({shrink::workspace_bytes(context, first(x, p)), expand::workspace_bytes(context, second(x, p))});
     p.bytes = carve.used;
     return p;
   }
@@ -346,11 +344,7 @@ private:
     carver carve{base};
     plan p{};
     const int wide = round_up(x.weights.a.most, 16);
-    const auto values = [&] {
-      const std::size_t bytes = std::size_t(x.x.rows) * wide * sizeof(float);
-      float* const at = carve.take<float>(std::size_t(x.x.rows) * wide);
-      return view<float>{at != nullptr ? at : reinterpret_cast<float*>(carver::alignment + carve.used - bytes), x.x.rows, wide, wide};
-    };
+    const auto values = [&] { return view<float>{carve.place<float>(std::size_t(x.x.rows) * wide), x.x.rows, wide, wide}; };
     p.v = values(), p.w = values(), p.bytes = carve.used;
     const auto& a = x.weights.a;
     const auto& b = x.weights.b;

@@ -26,9 +26,7 @@ struct options {
 namespace detail {
 // A matrix in workspace. Where there is none (sizes, checks) it stands at addresses of its own that nobody reads.
 template <class T> view<T> carved(carver& c, int rows, int cols) {
-  const std::size_t bytes = std::size_t(rows) * cols * sizeof(T);
-  T* const at = c.take<T>(std::size_t(rows) * cols);
-  return {at != nullptr ? at : reinterpret_cast<T*>(std::uintptr_t(carver::alignment) + (c.used - bytes)), rows, cols, cols};
+  return {c.place<T>(std::size_t(rows) * cols), rows, cols, cols};
 }
 template <class T, int Step> constexpr view<const T, Step> read_only(const view<T, Step>& v) { return {v.data, v.rows, v.cols, v.stride}; }
 template <bool Gathers, bool Invariant, gemm::b_order B = gemm::b_order::n_by_k, bool Adds = false> struct grouped_form : gemm::grouped_options {
@@ -182,8 +180,7 @@ private:
     }
     p.hidden = detail::carved<X>(carve, rows, inner);
     p.made = detail::carved<partial>(carve, rows, x.x.cols);
-    const std::size_t a = first_op::workspace_bytes(context, first(x, p)), b = second_op::workspace_bytes(context, second(x, p)), most = a > b ? a : b;
-    p.scratch = {carve.take<std::byte>(most), most};
+    p.scratch = carve.take_shared({first_op::workspace_bytes(context, first(x, p)), second_op::workspace_bytes(context, second(x, p))});
     p.bytes = carve.used;
     return p;
   }
@@ -293,8 +290,7 @@ private:
     carver carve{base};
     plan p{};
     p.hidden = detail::carved<X>(carve, x.x.rows, x.gate.rows);
-    const std::size_t a = gate_op::workspace_bytes(context, first(x, p)), b = down_op::workspace_bytes(context, second(x, p)), most = a > b ? a : b;
-    p.scratch = {carve.take<std::byte>(most), most};
+    p.scratch = carve.take_shared({gate_op::workspace_bytes(context, first(x, p)), down_op::workspace_bytes(context, second(x, p))});
     p.bytes = carve.used;
     return p;
   }

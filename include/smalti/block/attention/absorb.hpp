@@ -1,17 +1,13 @@
 // Merges a partial result into a running one, in place: what a ring of ranks does with each block of keys as it comes, and the
 // owner of queries with each answer. The arithmetic is policy/lse.hpp's.
 #pragma once
+#include <smalti/block/attention/merge.hpp>
 #include <smalti/block/attention/rows.hpp>
 #include <smalti/policy/lse.hpp>
 #include <smalti/tile/grid.hpp>
 #include <smalti/tile/vocabulary.hpp>
 
 namespace smalti::inline SMALTI_CODE::attention {
-
-struct absorb_tuning {
-  int m, n;                     //!< rows and columns of a tile
-  constexpr bool operator==(const absorb_tuning&) const = default;
-};
 
 template <class Part, class Lse>
 struct absorb_problem {
@@ -25,11 +21,11 @@ struct absorb_problem {
 };
 
 // One block takes all columns of its rows, so that the log-sum-exp it writes is read by nobody else.
-template <absorb_tuning Tuning, class Problem>
+template <merge_tuning Tuning, class Problem>
 struct absorb_agent {
   using arguments = typename Problem::arguments;
   using lse = typename Problem::lse;
-  static constexpr int m = Tuning.m, n = Tuning.n;
+  static constexpr int m = Tuning.m, n = Tuning.n, occupancy = Tuning.occupancy, cluster = Tuning.cluster;
   arguments x;
 
   static constexpr grid blocks(const arguments& x) { return {ceil_div(x.part.rows, m), x.part.heads, x.part.sequences}; }

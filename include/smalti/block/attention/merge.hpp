@@ -11,6 +11,7 @@ namespace smalti::inline SMALTI_CODE::attention {
 
 struct merge_tuning {
   int m, n;                     //!< rows and columns of a tile
+  int occupancy = 1, cluster = 1;
   constexpr bool operator==(const merge_tuning&) const = default;
 };
 
@@ -31,7 +32,7 @@ template <merge_tuning Tuning, class Problem>
 struct merge_agent {
   using arguments = typename Problem::arguments;
   using lse = typename Problem::lse;
-  static constexpr int m = Tuning.m, n = Tuning.n;
+  static constexpr int m = Tuning.m, n = Tuning.n, occupancy = Tuning.occupancy, cluster = Tuning.cluster;
   arguments x;
 
   static constexpr grid blocks(const arguments& x) { return {ceil_div(x.o.rows, m) * ceil_div(x.o.cols, n), x.o.heads, x.o.sequences}; }

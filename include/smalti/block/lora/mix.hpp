@@ -44,9 +44,12 @@ template <mix_tuning Tuning, class T> struct mix_agent {
     block.store(a.mixed, task, i, j, sum);
   }
 };
+struct default_mix_tuning {
+  SMALTI_HD constexpr mix_tuning operator()(target t) const { return t == target::host ? mix_tuning{.m = 4, .n = 256} : mix_tuning{.m = 8, .n = 128}; }
+};
 template <class T> struct mix_kernel {
   using arguments = mix_arguments<T>;
-  template <target K> using agent = mix_agent<K == target::host ? mix_tuning{.m = 4, .n = 256} : mix_tuning{.m = 8, .n = 128}, T>;
+  template <target K> using agent = mix_agent<default_mix_tuning{}(K), T>;
 };
 
 }  // namespace smalti::inline SMALTI_CODE::lora

@@ -7,6 +7,7 @@
 #include <smalti/core/status.hpp>
 #include <smalti/core/workspace.hpp>
 #include <smalti/ops/attention/check.hpp>
+#include <smalti/ops/attention/merge_tuning.hpp>
 #include <smalti/policy/lse.hpp>
 #include <smalti/tile/launch.hpp>
 
@@ -50,7 +51,7 @@ struct absorb {
   struct kernel {
     using problem = absorb_problem<Part, Lse>;
     using arguments = typename problem::arguments;
-    template <target T> using agent = absorb_agent<T == target::host ? absorb_tuning{16, 64} : absorb_tuning{16, 64}, problem>;
+    template <target T> using agent = absorb_agent<default_merge_tuning{}(T), problem>;
   };
 
 private:

@@ -77,8 +77,7 @@ private:
     carver carve{base};
     plan p{};
     p.parts = partial_results::take(carve, x.q, value_dim, 2);
-    const std::size_t a = contexts_op::workspace_bytes(context, contexts_of(x, p, true)), b = rest_op::workspace_bytes(context, rest_of(x, p, true));
-    p.rest = {carve.take<std::byte>(a > b ? a : b), a > b ? a : b};
+    p.rest = carve.take_shared({contexts_op::workspace_bytes(context, contexts_of(x, p, true)), rest_op::workspace_bytes(context, rest_of(x, p, true))});
     p.bytes = carve.used;
     return p;
   }

@@ -6,6 +6,7 @@
 #include <smalti/core/status.hpp>
 #include <smalti/core/workspace.hpp>
 #include <smalti/ops/attention/check.hpp>
+#include <smalti/ops/attention/merge_tuning.hpp>
 #include <smalti/policy/lse.hpp>
 #include <smalti/tile/launch.hpp>
 
@@ -52,7 +53,7 @@ struct merge {
   struct kernel {
     using problem = merge_problem<Part, Out, Lse>;
     using arguments = typename problem::arguments;
-    template <target T> using agent = merge_agent<T == target::host ? merge_tuning{16, 64} : merge_tuning{16, 64}, problem>;
+    template <target T> using agent = merge_agent<default_merge_tuning{}(T), problem>;
   };
 
 private:

@@ -40,8 +40,7 @@ private:
     carver carve{base};
     const auto s = System::search_of(x, nullptr);
     p.lists = carve.take<int>(std::size_t(s.blocks.rows) * s.blocks.cols);
-    const std::size_t a = System::search::workspace_bytes(context, s), b = System::attend::workspace_bytes(context, System::attention_of(x, nullptr)), rest = a > b ? a : b;
-    p.rest = {carve.take<std::byte>(rest), rest};
+    p.rest = carve.take_shared({System::search::workspace_bytes(context, s), System::attend::workspace_bytes(context, System::attention_of(x, nullptr))});
     p.bytes = carve.used;
     return p;
   }

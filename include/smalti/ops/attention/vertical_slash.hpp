@@ -114,8 +114,7 @@ private:
     p.slashes = carve.take<float>(std::size_t(pairs(x)) * p.places);
     p.chosen = carve.take<int>(std::size_t(pairs(x)) * x.slashes);
     p.moved = carve.take<float>(std::size_t(at_once(x)) * probe * p.places);
-    const std::size_t a = best::workspace_bytes(context, verticals_of(x, p)), b = best::workspace_bytes(context, slashes_of(x, p)), rest = a > b ? a : b;
-    p.rest = {carve.take<std::byte>(rest), rest};
+    p.rest = carve.take_shared({best::workspace_bytes(context, verticals_of(x, p)), best::workspace_bytes(context, slashes_of(x, p))});
     p.bytes = carve.used;
     return p;
   }

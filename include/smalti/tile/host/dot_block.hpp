@@ -27,7 +27,7 @@ struct dot_operands {
   const char* left;
   std::int64_t left_stride, left_part;   // bytes from row to row, from part to part
   const char* right;
-  std::int64_t right_stride, right_part; // bytes from step to step, from part to part
+  std::int64_t right_stride;             // bytes from step to step
 };
 
 // Rows x (Vectors * width) accumulators stay in registers over `count` steps.
@@ -47,7 +47,7 @@ void dot_block(char* acc, std::int64_t acc_stride, dot_operands o, int count, co
     for (int part = 0; part < Steps::parts; ++part) {
       typename Steps::operand b[Vectors];
       SMALTI_UNROLL
-      for (int v = 0; v < Vectors; ++v) b[v] = Steps::right(part, o.right + part * o.right_part + v * bytes);
+      for (int v = 0; v < Vectors; ++v) b[v] = Steps::right(part, o.right + v * bytes);
       SMALTI_UNROLL
       for (int r = 0; r < Rows; ++r) {
         const typename Steps::operand a = Steps::left(o.left + r * o.left_stride + part * o.left_part);
@@ -107,7 +107,7 @@ void dot_rows(char* acc, std::int64_t acc_stride, dot_operands o, int rows, int 
       constexpr std::int64_t plane = chunk_steps * word, line = Steps::parts * plane;
       alignas(64) char scratch[Rows * line];
       for (int r = 0; r < Rows; ++r) prepare_row<Steps>(scratch + r * line, plane, o.left + r * o.left_stride, count);
-      dot_columns<Steps, Rows, Steps::vectors>(acc, acc_stride, {scratch, line, plane, o.right, o.right_stride, o.right_part},
+      dot_columns<Steps, Rows, Steps::vectors>(acc, acc_stride, {scratch, line, plane, o.right, o.right_stride},
                                                cols, count, correction);
     } else {
       dot_columns<Steps, Rows, Steps::vectors>(acc, acc_stride, o, cols, count, correction);
@@ -131,7 +131,7 @@ void dot_panel(char* acc, std::int64_t acc_stride, const char* left, std::int64_
     const int width = cols - n < strip_cols ? cols - n : strip_cols;
     for (int s = 0; s < count; s += chunk_steps) {
       const int steps = count - s < chunk_steps ? count - s : chunk_steps;
-      const dot_operands o{left + s * word, left_stride, 0, right + s * right_stride + n * word, right_stride, 0};
+      const dot_operands o{left + s * word, left_stride, 0, right + s * right_stride + n * word, right_stride};
       dot_rows<Steps, Steps::rows>(acc + n * word, acc_stride, o, rows, width, steps, nullptr);
     }
   }
@@ -159,7 +159,7 @@ void dot_quads(char* acc, std::int64_t acc_stride, const char* left, std::int64_
       for (int i = 0; i < high; ++i) prepare_row<Steps>(prepared + i * line, plane, left + i * left_stride + s * word, steps);
       for (int n = 0; n < cols; n += strip_cols) {
         const int width = cols - n < strip_cols ? cols - n : strip_cols;
-        const dot_operands o{prepared, line, plane, right + s * right_stride + n / strip_cols * strip_bytes, right_stride, 0};
+        const dot_operands o{prepared, line, plane, right + s * right_stride + n / strip_cols * strip_bytes, right_stride};
         alignas(64) std::int32_t correction[strip_cols];
         if constexpr (Steps::corrects) Steps::correct(correction, o.right, right_stride, width, steps, right_sums ? right_sums + n : nullptr, s == 0);
         dot_rows<as_prepared<Steps>, Steps::rows>(acc + n * word, acc_stride, o, high, width, steps, Steps::corrects ? correction : nullptr);
@@ -249,7 +249,7 @@ void dot_widened(char* acc, std::int64_t acc_stride, const char* left, std::int6
             V::store_floats(panel + (2 * i + 1) * line + c * word, V::high_halves(from + c * word));
           }
         }
-        dot_rows<float_steps<V>, V::rows>(acc + n * word, acc_stride, {floats, left_line, 0, panel, line, 0}, high, width, 2 * steps, nullptr);
+        dot_rows<float_steps<V>, V::rows>(acc + n * word, acc_stride, {floats, left_line, 0, panel, line}, high, width, 2 * steps, nullptr);
       }
     }
 }

@@ -146,7 +146,7 @@ void scaled_rows(float* acc, std::int64_t acc_stride, dot_operands o, int rows, 
   for (; rows >= Rows; rows -= Rows) {
     alignas(64) char scratch[Rows * line];
     for (int r = 0; r < Rows; ++r) prepare_row<Steps>(scratch + r * line, plane, o.left + r * o.left_stride, count);
-    scaled_columns<Steps, Rows, Steps::vectors>(acc, acc_stride, {scratch, line, plane, o.right, o.right_stride, 0}, cols, count, per_group, f, correction);
+    scaled_columns<Steps, Rows, Steps::vectors>(acc, acc_stride, {scratch, line, plane, o.right, o.right_stride}, cols, count, per_group, f, correction);
     acc += Rows * acc_stride;
     o.left += Rows * o.left_stride;
     f = f.at(Rows, 0, 0);
@@ -164,7 +164,7 @@ void scaled_panel(float* acc, std::int64_t acc_stride, const char* left, std::in
     const int wide = cols - n < strip_cols ? cols - n : strip_cols;
     for (int s = 0; s < count; s += chunk) {
       const int steps = count - s < chunk ? count - s : chunk;
-      const dot_operands o{left + s * word, left_stride, 0, right + s * right_stride + n * word, right_stride, 0};
+      const dot_operands o{left + s * word, left_stride, 0, right + s * right_stride + n * word, right_stride};
       alignas(64) std::int32_t correction[Steps::corrects ? chunk_steps * strip_cols : 1];
       if constexpr (Steps::corrects)
         for (int g = 0; g * per_group < steps; ++g)
