@@ -23,8 +23,8 @@ OURS, LIMIT, GREY = "#1756a9", "#b3261e", "#5f6368"
 PEER_COLOURS = {"oneDNN": "#e8850c", "oneDNN, packed weights": "#2e8b57", "OpenBLAS": "#8e44ad", "cuBLASLt": "#2e8b57", "ggml": "#00838f", "std::nth_element": "#7a5230",
                 "std::nth_element of pairs": "#c2185b"}
 MODELS = {"llama3_8b": "Llama-3 8B", "llama3_70b": "Llama-3 70B", "mixtral_8x7b": "Mixtral 8x7B", "deepseek_v3": "DeepSeek-V3", "smollm2_135m": "SmolLM2 135M"}
-GROUPS = (("gemm/bf16/llama", "layers of a model, bf16"), ("gemm/", "square products"), ("quant/", "quantized weights"), ("attention/", "attention"),
-          ("prim/", "primitives"))
+GROUPS = (("gemm/bf16/llama", "layers of a model, bf16"), ("gemm/", "square products"), ("quant/", "quantized weights"), ("attention/", "attention"), ("attention_backward/", "gradients of attention"),
+          ("cache/", "cache compression"), ("moe/", "experts"), ("lora/", "adapters"), ("prim/", "primitives"))
 TYPES = {"bf16": "#1756a9", "f32": "#2e8b57", "s8": "#8e44ad", "quantized weights": "#e8850c"}
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "smalti", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
@@ -79,7 +79,8 @@ def name_rows(axes, rows):
 def shares(cases, path, where):
     """Where we stand: each case's share of the limit, its peers' beside it, the limit as a line."""
     square = re.compile(r"gemm/\w+/(\d+)x\1x\1/threads:1")      # of the squares only the one of the claims: sizes() has the others
-    found = [(c, square.fullmatch(plain_name(c["name"]))) for c in cases if "limit_share" in c]
+    # Routing's limit is the time of the experts that it precedes, and the orders of operands are compared among themselves: not shares of the machine.
+    found = [(c, square.fullmatch(plain_name(c["name"]))) for c in cases if "limit_share" in c and not re.match(r"route/|gemm/\w+/order_", c["name"])]
     rows = rows_of([c for c, m in found if m is None or m[1] == "1024"])
     known = list(dict.fromkeys(name for _, c, _ in rows if c for _, name, _ in peer_names(c)))
     figure, axes = plt.subplots(figsize=(9.5, 0.33 * len(rows) + 1.2))
@@ -270,8 +271,16 @@ def title(case):
     for pattern, words in ((r"gemm/(\w+)/(\d+)x\2x\2", "\\1, \\2\u00b3"),
                            (r"gemm/(\w+)/(\w+)\.(\w+)/(\d+)x(\d+)x(\d+)", r"\2 \3, \4 tokens"),
                            (r"quant/w4g128a16/(\d+)x(\d+)x(\d+)", r"int4 groups of 128, \2 x \3, \1 tokens"),
-                           (r"quant/q4_0xq8_0/(\d+)x(\d+)x(\d+)", r"GGUF Q4_0, 8-bit, \2 x \3, \1 tokens"),
+                           (r"quant/q4_([01])xq8_[01]/(\d+)x(\d+)x(\d+)", r"GGUF Q4_\1, 8-bit, \3 x \4, \2 tokens"),
                            (r"quant/ggml/(\w+)/(\d+)x(\d+)x(\d+)", r"GGUF \1, \3 x \4, \2 tokens"),
+                           (r"attention_backward/bf16/(\w+)/d(\d+)/(\d+)x.*", r"backward, \1, d \2, \3 tokens"),
+                           (r"attention/lists/d128/(\d+)/density:1:(\d+)", r"lists of blocks, one in \2, \1 tokens"),
+                           (r"attention/hip/(\w+)/d128/(\d+)", r"HiP, \1, \2 tokens"),
+                           (r"cache/compact/bf16/heads:8/d128/(\d+)to(\d+)", r"compaction, \1 to \2 tokens"),
+                           (r"cache/score/bf16/heads:8x4/d128/(\d+)/queries:(\d+)", r"score pass, \2 queries, \1 tokens"),
+                           (r"moe/grouped/bf16/(\d+)x(\d+)x(\d+)x(\d+)", r"\1 groups of \2 rows, \3 x \4"),
+                           (r"moe/decode/(\w+)/1x(\d+)of(\d+)x(\d+)x(\d+)", r"one token, \2 of \3 experts, \1"),
+                           (r"lora/w4/(\d+)x(\d+)x(\d+)/adapters:(\d+)/rank:(\d+)", r"\4 adapters of rank \5, \1 rows, \2 x \3"),
                            (r"attention/prefill/(\w+)/d128/(\d+)", r"prefill, \1, \2 tokens"),
                            (r"attention/decode/(\w+)/d128/(\d+)/gqa:(\d+)", r"decode, \1, \2 keys, \3 queries a head"),
                            (r"prim/select_k/f32/(\w+)/(\d+)to(\d+)", r"select_k \3 of \2, \1")):
@@ -279,7 +288,7 @@ def title(case):
             text = re.sub(pattern, words, name)
     for model, words in MODELS.items():
         text = text.replace(model, words)
-    text = re.sub(r"\b1 tokens", "1 token", text.replace("_", " ").replace("select k", "select_k").replace("Q4 0", "Q4_0").replace("paged16", "pages of 16"))
+    text = re.sub(r"\b1 tokens", "1 token", text.replace("_", " ").replace("select k", "select_k").replace("Q4 0", "Q4_0").replace("Q4 1", "Q4_1").replace("paged16", "pages of 16"))
     return text if threads is None or threads[1] == "1" else f"{text}, {threads[1]} threads"
 
 

@@ -21,8 +21,14 @@ ROOT = Path(__file__).resolve().parents[1]
 SETS = {  # name: (executable, filter)
     "products": ("bench.gemm", r"^gemm/(bf16|f32|s8)/[0-9]+x[0-9]+x[0-9]+/threads:1/"),
     "layers": ("bench.gemm", r"^gemm/bf16/llama3_8b.(out|gate_up)/.*threads:1/"),
-    "quantized": ("bench.quant", r"^quant/(w4g128a16|q4_0xq8_0|ggml/[^/]+)/(1|4|16|128)x.*threads:1/"),
+    "quantized": ("bench.quant", r"^quant/(w4g128a16|q4_[01]xq8_[01]|ggml/[^/]+)/(1|4|16|128)x.*threads:1/"),
+    "orders": ("bench.orders", r"^gemm/(f32|bf16)/order_"),
     "attention": ("bench.attention", r"^attention/.*threads:1/"),
+    "sparse": ("bench.attention_sparse", r"^attention/"),
+    "gradients": ("bench.attention_backward", r"^attention_backward/.*threads:1/"),
+    "cache": ("bench.cache", r"^cache/.*threads:1/"),
+    "experts": ("bench.moe", r"^(moe|lora)/.*threads:1/"),
+    "routing": ("bench.route", r"^route/.*threads:1/"),
     "primitives": ("bench.prim", r"^prim/"),
 }
 CONTEXT = ("date", "cpu", "num_cpus", "instructions", "compiler", "flags", "commit", "last_level_cache", "peers")
@@ -35,7 +41,7 @@ def kept(result):
     def short(value):
         return float(f"{value:.5g}") if isinstance(value, float) else value
     return {"context": {k: result["context"][k] for k in CONTEXT if k in result["context"]},
-            "benchmarks": [{k: short(v) for k, v in case.items() if k in CASE or re.match(r"(limit_|peer_ratio|bandwidth_share)", k)}
+            "benchmarks": [{k: short(v) for k, v in case.items() if k in CASE or re.match(r"(limit_|peer_ratio|bandwidth_share|to_best)", k)}
                            for case in result["benchmarks"]]}
 
 
