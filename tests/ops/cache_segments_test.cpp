@@ -42,9 +42,12 @@ std::vector<float> through_codes(const std::vector<float>& group, int bits) {
 struct history {
   std::vector<float> keys, values;
   int tokens = 0;
-  void add(std::mt19937& g) {
+  void add(std::mt19937& g, bf16* k, bf16* v) {
     std::normal_distribution<float> normal(0, 1);
-    for (int i = 0; i < kv_heads * d; ++i) keys.push_back(plain(normal(g) + (i % d == 7 ? 5.0f : 0.0f))), values.push_back(plain(normal(g)));
+    for (int i = 0; i < kv_heads * d; ++i) {
+      k[i] = narrow<bf16>(normal(g) + (i % d == 7 ? 5.0f : 0.0f)), v[i] = narrow<bf16>(normal(g));
+      keys.push_back(to_float(k[i])), values.push_back(to_float(v[i]));
+    }
     ++tokens;
   }
   float key(int j, int h, int c) const { return keys[(std::size_t(j) * kv_heads + h) * d + c]; }
@@ -72,6 +75,43 @@ template <class Keys, class Values> void compare(const float* got, const test::a
   }
 }
 
+// Memory in which nothing may be taken for initialised.
+test::array<std::byte> filled(std::size_t bytes) {
+  test::array<std::byte> memory(bytes);
+  std::memset(memory.data(), 0xff, bytes);
+  return memory;
+}
+
+// The new tokens of a step into layer 0.
+template <class Context, class Cache, class Step> void store(const Context& context, Cache& c, const Step& step, const test::array<bf16>& k, const test::array<bf16>& v) {
+  const int width = kv_heads * d, total = int(k.size()) / width;
+  const status stored = c.store(context, step, 0, {k.data(), total, width, width}, {v.data(), total, width, width});
+  CAPTURE(stored.what, stored.got, stored.need);
+  REQUIRE(stored.code == errc::ok);
+  test::wait(context);
+}
+
+// One random query of every head and sequence, which it leaves in q, over all of the cache's segments.
+template <class Op, class Context, class Cache>
+test::array<float> attend(const Context& context, Cache& c, const std::vector<cache::sequence>& batch, test::array<bf16>& q, std::mt19937& g) {
+  const int n = int(batch.size());
+  auto memory = filled(c.tables_bytes(batch.data(), n));
+  typename Cache::tables tables;
+  REQUIRE(c.tables_of(batch.data(), n, {memory.data(), memory.size()}, tables).code == errc::ok);
+  std::normal_distribution<float> normal(0, 1);
+  for (bf16& x : q) x = narrow<bf16>(normal(g));
+  test::array<float> o(std::size_t(n) * heads * d);
+  const typename Op::args x{.q = attention::bshd<const bf16>(q.data(), n, 1, heads, d), .segments = c.segments_of(tables, 0), .o = attention::bshd(o.data(), n, 1, heads, d)};
+  const auto tuned = with_tuning<test::small_tiles>(context);
+  const status fit = Op::check(tuned, x);
+  CAPTURE(fit.what, fit.got, fit.need);
+  REQUIRE(fit.code == errc::ok);
+  test::scratch space(Op::workspace_bytes(tuned, x));
+  REQUIRE(Op::run(tuned, x, space.get()).code == errc::ok);
+  test::wait(context);
+  return o;
+}
+
 }  // namespace
 
 TEST_CASE("kivi keeps what its paper says, at every step", "[ops][cache][kivi]") {
@@ -82,11 +122,6 @@ TEST_CASE("kivi keeps what its paper says, at every step", "[ops][cache][kivi]")
     std::mt19937 g(seed);
     const cache::pool_shape shape{.pages = 64, .page = page, .kv_heads = kv_heads, .key_dim = d, .value_dim = d};
     const cache::paged_limits limits{.sequences = 4, .tokens = 200};
-    const auto filled = [](std::size_t bytes) {
-      test::array<std::byte> memory(bytes);
-      std::memset(memory.data(), 0xff, bytes);
-      return memory;
-    };
     auto memory = filled(cache::pool_bytes<typename kivi::storage>(shape)), window_memory = filled(cache::pool_bytes<typename kivi::window_storage>(kivi::window_shape(shape, limits)));
     auto metadata = filled(kivi::metadata_bytes(shape, limits));
     cache::page_pool pool{}, window{};
@@ -110,36 +145,18 @@ TEST_CASE("kivi keeps what its paper says, at every step", "[ops][cache][kivi]")
       for (int s = 0; s < 3; ++s) {
         const int n = turn == 0 ? first[s] : 1, before = given[s].tokens;
         REQUIRE(c.add(step, batch[s], n).code == errc::ok);
-        for (int i = 0; i < n; ++i) {
-          given[s].add(g);
-          for (int e = 0; e < kv_heads * d; ++e, ++at) k[at] = narrow<bf16>(given[s].keys[std::size_t(before + i) * kv_heads * d + e]), v[at] = narrow<bf16>(given[s].values[std::size_t(before + i) * kv_heads * d + e]);
-        }
+        for (int i = 0; i < n; ++i, ++at) given[s].add(g, k.data() + at * kv_heads * d, v.data() + at * kv_heads * d);
         // The paper's lengths: all whole windows of the first tokens; then a full window moves before the next token.
         expected_keys[s] = turn == 0 ? n - n % residual : before - expected_keys[s] == residual ? before : expected_keys[s];
         CHECK(c.coded_keys(batch[s]) == expected_keys[s]);
         CHECK(c.coded_values(batch[s]) == std::max(0, given[s].tokens - residual));
         CHECK(c.positions(batch[s]) == given[s].tokens);
       }
-      const status stored = c.store(context, step, 0, {k.data(), total, kv_heads * d, kv_heads * d}, {v.data(), total, kv_heads * d, kv_heads * d});
-      CAPTURE(turn, stored.what, stored.got, stored.need);
-      REQUIRE(stored.code == errc::ok);
-      test::wait(context);
+      CAPTURE(turn);
+      store(context, c, step, k, v);
       if (turn == 0 || (turn > 8 && turn % 9 != 0)) continue;
-      auto table_memory = filled(c.tables_bytes(batch.data(), 3));
-      typename kivi::tables tables;
-      REQUIRE(c.tables_of(batch.data(), 3, {table_memory.data(), table_memory.size()}, tables).code == errc::ok);
       test::array<bf16> q(3 * heads * d);
-      std::normal_distribution<float> normal(0, 1);
-      for (bf16& x : q) x = narrow<bf16>(normal(g));
-      test::array<float> o(3 * heads * d);
-      typename op::args x{.q = attention::bshd<const bf16>(q.data(), 3, 1, heads, d), .segments = c.segments_of(tables, 0), .o = attention::bshd(o.data(), 3, 1, heads, d)};
-      const auto tuned = with_tuning<test::small_tiles>(context);
-      const status fit = op::check(tuned, x);
-      CAPTURE(fit.what, fit.got, fit.need);
-      REQUIRE(fit.code == errc::ok);
-      test::scratch space(op::workspace_bytes(tuned, x));
-      REQUIRE(op::run(tuned, x, space.get()).code == errc::ok);
-      test::wait(context);
+      const auto o = attend<op>(context, c, batch, q, g);
       for (int s = 0; s < 3; ++s) {
         const int tokens = given[s].tokens, coded = expected_keys[s], coded_values = std::max(0, tokens - residual);
         std::vector<float> keys(given[s].keys), values(given[s].values);
@@ -193,11 +210,6 @@ TEST_CASE("mikv keeps the important tokens and demotes the others, at every step
     const cache::pool_shape low_shape{.pages = 32, .page = 16, .kv_heads = kv_heads, .key_dim = d, .value_dim = d, .per_head = true};
     const cache::paged_limits limits{.sequences = 3, .tokens = 100};
     const typename mikv::settings settings{budget, sinks, recent};
-    const auto filled = [](std::size_t bytes) {
-      test::array<std::byte> memory(bytes);
-      std::memset(memory.data(), 0xff, bytes);
-      return memory;
-    };
     auto high_memory = filled(cache::pool_bytes<typename mikv::high_storage>(high_shape)), low_memory = filled(cache::pool_bytes<low_storage>(low_shape));
     auto metadata = filled(mikv::metadata_bytes(high_shape, low_shape, limits, settings));
     cache::page_pool high{}, low{};
@@ -259,35 +271,17 @@ TEST_CASE("mikv keeps the important tokens and demotes the others, at every step
         const status added = c.add(step, batch[s], n, scores.data(), stride);
         CAPTURE(turn, s, added.what, added.got, added.need);
         REQUIRE(added.code == errc::ok);
-        for (int i = 0; i < n; ++i) {
-          given[s].add(g);
-          for (int e = 0; e < kv_heads * d; ++e, ++at) k[at] = narrow<bf16>(given[s].keys[std::size_t(before + i) * kv_heads * d + e]), v[at] = narrow<bf16>(given[s].values[std::size_t(before + i) * kv_heads * d + e]);
-        }
+        for (int i = 0; i < n; ++i, ++at) given[s].add(g, k.data() + at * kv_heads * d, v.data() + at * kv_heads * d);
         CHECK(c.important(batch[s]) + c.demoted(batch[s]) == given[s].tokens);       // every token is in exactly one set
         CHECK(c.demoted(batch[s]) == std::max(0, given[s].tokens - budget));
         for (int h = 0; h < kv_heads; ++h)
           for (int m = 0; m < c.important(batch[s]); ++m) REQUIRE(c.member(batch[s], h, m) == members[s][h][m]);
       }
-      const status stored = c.store(context, step, 0, {k.data(), total, kv_heads * d, kv_heads * d}, {v.data(), total, kv_heads * d, kv_heads * d});
-      CAPTURE(turn, stored.what, stored.got, stored.need);
-      REQUIRE(stored.code == errc::ok);
-      test::wait(context);
+      CAPTURE(turn);
+      store(context, c, step, k, v);
       if (turn % 5 != 0) continue;
-      auto table_memory = filled(c.tables_bytes(batch.data(), 2));
-      typename mikv::tables tables;
-      REQUIRE(c.tables_of(batch.data(), 2, {table_memory.data(), table_memory.size()}, tables).code == errc::ok);
       test::array<bf16> q(2 * heads * d);
-      std::normal_distribution<float> normal(0, 1);
-      for (bf16& x : q) x = narrow<bf16>(normal(g));
-      test::array<float> o(2 * heads * d);
-      typename op::args x{.q = attention::bshd<const bf16>(q.data(), 2, 1, heads, d), .segments = c.segments_of(tables, 0), .o = attention::bshd(o.data(), 2, 1, heads, d)};
-      const auto tuned = with_tuning<test::small_tiles>(context);
-      const status fit = op::check(tuned, x);
-      CAPTURE(fit.what, fit.got, fit.need);
-      REQUIRE(fit.code == errc::ok);
-      test::scratch space(op::workspace_bytes(tuned, x));
-      REQUIRE(op::run(tuned, x, space.get()).code == errc::ok);
-      test::wait(context);
+      const auto o = attend<op>(context, c, batch, q, g);
       // The oracle's channels: those of q beside the keys in full precision, those of the balanced q beside the others.
       for (int s = 0; s < 2; ++s)
         for (int h = 0; h < heads; ++h) {

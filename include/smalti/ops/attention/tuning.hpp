@@ -25,12 +25,13 @@
 
 namespace smalti::inline SMALTI_CODE::attention {
 
-//! Decode: at most `decode_rows` query rows for each key head (heads of a group counted), memory bound. Few: at most
-//! `few_rows`, on the host only, where sixteen rows would cost twice the softmax of eight. Prefill: the rest, each block
-//! rows of one head. Packed: the same where a block has rows of all heads of a group (options::packed).
-enum class attention_regime { few, decode, prefill, packed };
-SMALTI_HD constexpr bool is_decode(attention_regime r) { return r == attention_regime::few || r == attention_regime::decode; }
-constexpr int few_rows = 8, decode_rows = 16;
+//! Decode: at most `decode_rows` query rows for each key head (heads of a group counted), memory bound. Few and fewest: at most
+//! `few_rows` and `fewest_rows`, on the host only, where sixteen rows would cost twice the softmax of eight, and eight twice the
+//! products of four. Prefill: the rest, each block rows of one head. Packed: the same where a block has rows of all heads of a
+//! group (options::packed).
+enum class attention_regime { few, decode, prefill, packed, fewest };
+SMALTI_HD constexpr bool is_decode(attention_regime r) { return r == attention_regime::few || r == attention_regime::decode || r == attention_regime::fewest; }
+constexpr int fewest_rows = 4, few_rows = 8, decode_rows = 16;
 
 //! The default for products of T, heads of D and ValueDim elements. Coded: keys and values are decoded from integers.
 template <class T, int D, int ValueDim, bool Coded = false> struct default_tuning {
@@ -38,10 +39,10 @@ template <class T, int D, int ValueDim, bool Coded = false> struct default_tunin
     constexpr int wide = D > ValueDim ? D : ValueDim;
     if (t == target::host) {
       if (!is_decode(regime)) return {.m = 32, .n = 256, .chunk = 0, .value = 0, .strips = 8};
-      return {.m = regime == attention_regime::few ? 8 : 16, .n = 256, .chunk = 0, .value = 0, .keys_left = true};
+      return {.m = regime == attention_regime::fewest ? fewest_rows : regime == attention_regime::few ? few_rows : decode_rows, .n = 256, .chunk = 0, .value = 0, .keys_left = true};
     }
     if (is_decode(regime)) return {.m = 16, .n = wide > 128 || (Coded && t == target::sm80) ? 32 : 64};
-    if (Coded && (t == target::sm80 || t == target::sm120)) return {.m = t == target::sm80 ? 64 : 32, .n = wide > 128 ? 32 : 64};   // decoding takes registers
+    if (Coded && (t == target::sm80 || t == target::sm89 || t == target::sm120)) return {.m = t == target::sm120 ? 32 : 64, .n = wide > 128 ? 32 : 64};   // decoding takes registers
     // Swept by bench/tune_gpu.py, with masks, ragged batches, pages and fp8 keys: the largest shapes near the first choice that do
     // not spill. Two blocks a processor on sm_100: with one the tile compiler of 13.5.37 crashes.
     if (wide > 128) {
