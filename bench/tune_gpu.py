@@ -3,18 +3,20 @@
 architecture, reads the machine code, and records what it found beside the header that holds the tuning.
 
     bench/tune_gpu.py [--agent PART]... [--arch 80,90] [--shape m=64,n=128] [--machine gpu|host] [--budget MINUTES] [--again]
-                      [--nvcc ROOT] [--write | --check | --show]
+                      [--nvcc ROOT] [--under COMMAND] [--write | --check | --show]
 
 The record of ops/X/tuning.hpp is ops/X/tuning.json: for each agent and architecture the shapes that were tried, with
 registers, stack (a spill), `alloca`s of the Tile IR and the mix of instructions. A shape is
 clean if its stack is at most 16 bytes, it has no `alloca` and the instructions its profile asks for (tests/machine_code/kernels.json).
 Configurations already in the record are skipped (--again: not); the present choice of every agent comes first, then its neighbours, so that
 a run may end at any --budget and go on later. --write puts a table between the header's marks `swept: begin` and `swept: end`;
---check needs no compiler and fails where an agent lacks an architecture or its present choice is not clean and not listed; --show prints the best.
+--check needs no compiler and fails where an agent lacks an architecture or its present choice is not clean and not listed, and where a shape of
+the host was timed as more than 10 % faster than the present one (one that is not timed is only named); --show prints the best.
 
 The best of an agent: the fastest clean shape where any was timed, else the present one if it is clean, else the largest clean tile.
 A GPU's times are entered as `ms` of a shape in the record; this program does not take them yet. --machine host times the host's
-shapes, each beside the present one in turns, and keeps the ratio. A shape is put into the code by hand: the table is what was found, not a proof.
+shapes on one thread, each beside the present one in turns, and keeps the ratio (`speed`: above 1 it is faster than the shape it was timed
+`beside`, which after a change of the present one is the old one). A shape is put into the code by hand: the table is what was found, not a proof.
 
 Compiling and reading are scripts/machine_code.py's; its cache is shared. One compilation takes 2 to 10 s of one core.
 """
@@ -113,7 +115,7 @@ def present_choices(listing):
     body = []
     entries = [(a, arch) for a in listing["agents"] for arch in listing["architectures"]] + [(a, "host") for a in listing["host"]]
     for number, (agent, arch) in enumerate(entries):
-        fields = listing["fields"][agent["family"]]
+        fields = fields_of(listing, agent)
         values = ", ".join(f"int(t.{f})" for f in fields)
         text = ", ".join(f'\\"{f}\\": %d' for f in fields)
         target = f"target::{TARGETS[arch]}"
@@ -130,6 +132,10 @@ def present_choices(listing):
         name, arch = key.split("|")
         found.setdefault(name, {})[arch] = tuning
     return found
+
+
+def fields_of(listing, agent):
+    return listing["host_fields" if "define" in agent else "fields"][agent["family"]]
 
 
 def initializers(tuning, comma):
@@ -259,43 +265,87 @@ def sweep_gpu(listing, chosen, deadline):
     return 1 if broken else 0
 
 
+def time_host(agent, kind, shapes, under):
+    """What bench/tune/time_*.cpp says of shapes that are timed in turns, one answer each, or why there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = pathlib.Path(folder) / "time"
+        defines = [f"-D{name}={value}" for name, value in agent["define"].items()]
+        listed = ", ".join("{" + initializers(tuning, ",") + "}" for tuning in shapes)
+        made = machine_code.run(["g++", "-std=c++20", "-O3", "-march=native", "-w", "-fopenmp", f"-I{ROOT / 'include'}", *defines, f"-DKIND={kind}",
+                                 f"-DSHAPES={listed}", "-o", program, ROOT / "bench" / "tune" / agent["source"]])
+        if made.returncode != 0:
+            return machine_code.first_error(made.stderr)
+        answer = machine_code.run([*under, program])
+        return json.loads(answer.stdout) if answer.returncode == 0 else answer.stdout.strip()[-200:] or f"ended with {answer.returncode}"
+
+
 def sweep_host(listing, chosen, deadline):
-    """Each shape beside the present one, in turns, in one program: the machine's changes of clock meet both."""
+    """A few shapes at a time in one program, in turns with the present one: the machine's changes of clock meet all of them."""
+    together = 6
     present = present_choices(listing)
-    made = skipped = left = 0
+    todo = []
     for agent in agents_of(listing, chosen):
-        family = listing["families"][agent["family"]]
-        fields = listing["fields"][agent["family"]]
         now = present[agent["name"]]["host"]
-        for tuning in [now] + neighbours(agent, fields, now):
-            record = load(family["header"])
-            shapes = record["agents"].setdefault(agent["name"], {}).setdefault("host", [])
-            old = next((s for s in shapes if same(s["tuning"], tuning) and same(s["beside"], now)), None)
-            if old is not None and not chosen.again:
-                skipped += 1
-                continue
-            if time.monotonic() > deadline:
-                left += 1
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                program = pathlib.Path(folder) / "time"
-                made_it = machine_code.run(["g++", "-std=c++20", "-O3", "-march=native", "-w", "-fopenmp", f"-I{ROOT / 'include'}", f"-DTYPE={agent['type']}",
-                                            "-DTUNING=" + initializers(tuning, ","), "-DBESIDE=" + initializers(now, ","), "-o", program, ROOT / "bench" / "tune" / "time_host.cpp"])
-                if made_it.returncode != 0:
-                    shape = {"tuning": tuning, "beside": now, "error": machine_code.first_error(made_it.stderr)}
-                else:
-                    answer = machine_code.run([program])
-                    shape = {"tuning": tuning, "beside": now, **(json.loads(answer.stdout) if answer.returncode == 0 else {"error": answer.stdout.strip()[-200:]})}
-            if same(tuning, now):
-                for s in shapes:
-                    s.pop(PRESENT, None)
-                shape[PRESENT] = True
-            shapes[:] = [s for s in shapes if s is not old] + [shape]
-            keep(family["header"], record)
-            made += 1
-            print(f"host {agent['name']:<14} {initializers(tuning, ','):<70} {shape.get('error') or '%.3f ms, %.3f of the present speed' % (shape['ms'], shape['speed'])}", flush=True)
-    print(f"{made} timed, {skipped} in the record, {left} left")
-    return 0
+        record = load(listing["families"][agent["family"]]["header"])["agents"].get(agent["name"], {}).get("host", [])
+        known = [] if chosen.again else [s["tuning"] for s in record if s.get("beside") and same(s["beside"], now)]
+        fresh = [t for t in neighbours(agent, fields_of(listing, agent), now) if not any(same(t, k) for k in known)]
+        todo += [(i, agent, now, fresh[i:i + together - 1]) for i in range(0, len(fresh), together - 1)]
+    todo.sort(key=lambda job: job[0])            # stable: every agent's nearest neighbours first
+    made = broken = 0
+    for _, agent, now, tried in todo:
+        if time.monotonic() > deadline:
+            break
+        family = listing["families"][agent["family"]]
+        found = time_host(agent, family["tuning"], [now] + tried, chosen.under.split())
+        alone = [time_host(agent, family["tuning"], [now, t], chosen.under.split()) for t in tried] if isinstance(found, str) and len(tried) > 1 and "smalti:" in found else []
+        if isinstance(found, str) and not any(isinstance(f, list) for f in alone):
+            print(f"tune_gpu: {agent['name']}: {found}", file=sys.stderr)
+            broken += 1
+            continue
+        if alone:                                # some of them do not compile
+            found = [next(f for f in alone if isinstance(f, list))[0]] + [f[1] if isinstance(f, list) else {"error": f} for f in alone]
+        record = load(family["header"])          # another run may have entered something meanwhile
+        shapes = record["agents"].setdefault(agent["name"], {}).setdefault("host", [])
+        entered = [{"tuning": now, PRESENT: True, "ms": found[0]["ms"]}] + [{"tuning": t, "beside": now, **f} for t, f in zip(tried, found[1:])]
+        for s in shapes:
+            s.pop(PRESENT, None)
+        shapes[:] = entered[:1] + [s for s in shapes if not any(same(s["tuning"], e["tuning"]) for e in entered)] + entered[1:]
+        keep(family["header"], record)
+        made += 1
+        for s in entered:
+            print(f"host {agent['name']:<46} {initializers(s['tuning'], ','):<60} {s.get('error') or '%.3f ms, %.3f of the present speed' % (s['ms'], s.get('speed', 1))}", flush=True)
+    print(f"{made} programs timed, {broken} broken, {len(todo) - made - broken} left")
+    return 1 if broken else 0
+
+
+def host_shapes(listing, header):
+    """(agent, its present shape or None, the others of the record, those timed beside the present one, the fastest first)."""
+    record = load(header)
+    for agent in listing["host"]:
+        if listing["families"][agent["family"]]["header"] == header:
+            shapes = record["agents"].get(agent["name"], {}).get("host", [])
+            now = next((s for s in shapes if s.get(PRESENT) and "ms" in s), None)
+            others = [s for s in shapes if not s.get(PRESENT)]
+            timed = [s for s in others if now and "speed" in s and same(s["beside"], now["tuning"])]
+            yield agent, now, others, sorted(timed, key=lambda s: -s["speed"])
+
+
+def aligned(lines):
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return ["// " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+
+
+def host_table(listing, header):
+    """One line an agent: the present shape, its time, and the fastest other one beside it."""
+    lines = [["host", "present", "ms", "next best", "speed", "tried"]]
+    for agent, now, others, timed in host_shapes(listing, header):
+        if now:
+            lines.append([agent["name"], shape_text(now["tuning"]), f"{now['ms']:.3f}", shape_text(timed[0]["tuning"]) if timed else "",
+                          f"{timed[0]['speed']:.2f}" if timed else "", str(len(others) + 1)])
+    if len(lines) == 1:
+        return []
+    return ["// The host, one thread of a Xeon with AMX, each shape beside the present one in turns; speed: of the next best over the present.",
+            "// l: b_left or keys_left, s: strips, g: group."] + aligned(lines)
 
 
 def rows(listing, header):
@@ -310,7 +360,9 @@ def rows(listing, header):
 def shape_text(tuning):
     """64x128x64, with what is not an extent only where it is not the usual."""
     extents = "x".join(str(int(tuning[f])) for f in ("m", "n", "k", "c", "e", "heads", "groups") if f in tuning)
-    return extents + "".join(f" {f[0]}{int(tuning[f])}" for f in ("occupancy", "cluster") if tuning.get(f, 1) != 1)
+    usual = {"occupancy": 1, "cluster": 1, "strips": 1, "group": 0} if "occupancy" not in tuning else {"occupancy": 1, "cluster": 1}
+    more = "".join(f" {f[0]}{int(tuning[f])}" for f in usual if tuning.get(f, usual[f]) != usual[f])
+    return extents + more + (" l" if tuning.get("b_left") or tuning.get("keys_left") else "")
 
 
 def table(listing, header):
@@ -327,11 +379,9 @@ def table(listing, header):
             why = is_clean(now, agent, arch) if now else "not tried"
             line.append((shape_text(now["tuning"]) if now else "") + (" " if now and why else "") + (why if len(why) < 20 else "does not compile" if why else ""))
         lines.append(line + [str(sum(len(shapes) for shapes in found.values()))])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     said = [f"{BEGIN} (bench/tune_gpu.py --write; registers, instructions and every shape tried are in {record_of(header).name})",
             f"// From machine code, nvcc {load(header).get('toolkit')}; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said."]
-    said += ["// " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-    return "\n".join(said + [END])
+    return "\n".join(said + aligned(lines) + host_table(listing, header) + [END])
 
 
 def write(listing):
@@ -360,9 +410,13 @@ def check(listing):
             allowed = agent.get("allow", {}).get(arch, {})
             if why and not ("error" not in now and now["stack"] <= allowed.get("stack", -1)) and why != allowed.get("why"):
                 bad.append(f"{agent['name']}, sm_{arch}: {why}, and not listed")
+        for agent, now, _, timed in host_shapes(listing, header):
+            if now is None:
+                print(f"{agent['name']}, host: the present choice is not timed yet")
+            bad += [f"{agent['name']}, host: {shape_text(s['tuning'])} is {s['speed']} times as fast as the present choice" for s in timed if s["speed"] > 1.1]
     for text in bad:
         print(text)
-    print(f"{len(bad)} of {len(listing['agents']) * len(listing['architectures'])} agents and architectures fail")
+    print(f"{len(bad)} of {len(listing['agents']) * len(listing['architectures']) + len(listing['host'])} agents and architectures fail")
     return 1 if bad else 0
 
 
@@ -388,6 +442,7 @@ def main():
     options.add_argument("--budget", type=float, default=1e9, metavar="MINUTES", help="starts nothing after this time")
     options.add_argument("--again", action="store_true", help="also what is in the record")
     options.add_argument("--nvcc", metavar="ROOT", help="the toolkit's folder")
+    options.add_argument("--under", default="", metavar="COMMAND", help="what timings run under, as 'taskset -c 1'")
     options.add_argument("--build", default=str(ROOT / "build"), help="where compilations are kept (build)")
     options.add_argument("--write", action="store_true", help="writes the tables into the headers")
     options.add_argument("--check", action="store_true", help="fails where the record has a gap or the present choice is not clean")

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up, builds and runs the tests through ctest, the GPU compile checks included.
 #   scripts/test.sh [--all] [ctest arguments...]
-#     --all    also the long tests, the sanitizers' builds and one at -O3 (the others, at -O1, take two thirds of its time to compile)
+#     --all    also the long tests, the sanitizers' builds, one at -O3 (the others, at -O1, take two thirds of its time to compile), and
+#              with an nvcc the GPU's tests and benchmarks, compiled whole for sm_90
 #   JOBS=n     processes at a time (default: 2, or what the machine has if that is less)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -43,6 +44,10 @@ if [ -n "$all" ]; then
   run asan "$@"
   if command -v clang++ >/dev/null; then run tsan "$@"; else say "no clang++: the thread sanitizer is left out"; fi
   run release -LE long "$@"
+  if [ -n "$root" ]; then
+    cmake --preset cuda -DCMAKE_CUDA_COMPILER="$root/bin/nvcc" -DSMALTI_CUDA_ARCHITECTURES=90 >/dev/null
+    cmake --build build/cuda --target smalti.gpu -j "$jobs"
+  fi
   run host "$@"
 else
   run host -LE long "$@"

@@ -1,11 +1,12 @@
-// Cache compression on the host: survivors that move to pages of their own against a copy of as many bytes, and the score
-// pass against the attention whose log-sum-exps it uses.
+// Cache compression on the host: survivors that move to pages of their own against a copy of as many bytes, a token's append against the attention
+// of its step, and the score pass against the attention whose log-sum-exps it uses.
 #include <interleave.hpp>
 #include <limits.hpp>
 #include <machine.hpp>
 #include <smalti/core/context.hpp>
 #include <smalti/ops/attention.hpp>
 #include <smalti/ops/cache/append.hpp>
+#include <smalti/ops/cache/compact.hpp>
 #include <smalti/ops/cache/systems.hpp>
 
 #include <cstdint>
@@ -64,20 +65,35 @@ struct layer {
   smalti::view<float, 1> score_view() { return {reinterpret_cast<float*>(scores.data), heads, n, n}; }
 };
 
-// A fork is compressed and closed, so that the sequence is whole again; metadata is all that does.
-double compact(layer& l, int repeat, int threads, int tokens) {
-  using system = snapkv<32>;
+// The survivors of every sequence, chosen once by SnapKV from random scores: `tokens` of each head.
+struct choice {
+  int tokens;
+  std::vector<int> kept, counts;
+  choice(layer& l, int count) : tokens(count), kept(std::size_t(heads) * count), counts(heads) {
+    using system = cache::compress<bf16, d, policy::observation_window<32>, policy::uniform, policy::skip_read, storage, policy::hnd>;
+    const smalti::host_context context{1};
+    system::args x{.cache = &l.cache, .sequence = l.all[0], .pool = l.pool, .scores = l.score_view(), .tokens = tokens};
+    x.kept = {kept.data(), heads, tokens, tokens}, x.counts = counts.data();
+    const pages plan(system::plan_bytes(x)), space(system::workspace_bytes(context, x));
+    x.plan = {plan.data, plan.size};
+    demand(system::run(context, x, {space.data, space.size}));
+  }
+};
+
+// A fork is compacted and closed, so that the sequence is whole again; metadata is all that does.
+double compact(layer& l, const choice& c, int repeat, int threads) {
+  using op = cache::compact<d, policy::keep_original, storage, policy::hnd>;
   const smalti::host_context context{threads};
   double sum = 0;
   for (int r = 0; r < repeat; ++r) {
     cache::sequence fork;
     demand(l.cache.fork(l.all[l.turn++ % l.all.size()], fork));
-    system::args x{.cache = &l.cache, .sequence = fork, .pool = l.pool, .scores = l.score_view(), .tokens = tokens};
-    if (l.plan.size < system::plan_bytes(x)) l.plan = pages(system::plan_bytes(x));
+    op::args x{.cache = &l.cache, .sequence = fork, .pool = l.pool, .kept = {c.kept.data(), heads, c.tokens, c.tokens}, .counts = c.counts.data()};
+    if (l.plan.size < op::plan_bytes(x)) l.plan = pages(op::plan_bytes(x));
     x.plan = {l.plan.data, l.plan.size};
-    if (const std::size_t bytes = system::workspace_bytes(context, x); l.space.size < bytes) l.space = pages(bytes);
+    if (const std::size_t bytes = op::workspace_bytes(context, x); l.space.size < bytes) l.space = pages(bytes);
     const double begin = seconds(threads);
-    demand(system::run(context, x, {l.space.data, l.space.size}));
+    demand(op::run(context, x, {l.space.data, l.space.size}));
     sum += seconds(threads) - begin;
     demand(l.cache.close(fork));
   }
@@ -87,10 +103,11 @@ double compact(layer& l, int repeat, int threads, int tokens) {
 void enter_compact(int n, int tokens, int threads) {
   enter("cache/compact/bf16/heads:8/d128/" + std::to_string(n) + "to" + std::to_string(tokens) + "/threads:" + std::to_string(threads), [=](benchmark::State& state) {
     auto l = std::make_shared<layer>(n, 8);
+    auto c = std::make_shared<choice>(*l, tokens);
     auto copies = std::make_shared<memory_stream>();
     const double bytes = 2.0 * heads * tokens * 2 * d * sizeof(bf16);                       // keys and values, read once and written once
-    compact(*l, 2, threads, tokens);
-    contender subject{"compress", "select and compact", [=](int repeat) { return compact(*l, repeat, threads, tokens); }};
+    compact(*l, *c, 2, threads);
+    contender subject{"compact", "tables, lists and rows", [=](int repeat) { return compact(*l, *c, repeat, threads); }};
     contender copy{"copy", "a copy of as many bytes", [=](int repeat) {
                      double s = 0;
                      for (int r = 0; r < repeat; ++r) {
@@ -100,6 +117,63 @@ void enter_compact(int n, int tokens, int threads) {
                      return s;
                    }};
     run(state, {.subject = subject, .peers = {copy}, .threads = threads, .bytes = bytes});
+  });
+}
+
+// One token more: room for it, the tables of the sequence anew, its rows. Beside it the attention of the step, of this one layer.
+void enter_append(int n, int threads) {
+  enter("cache/append/bf16/heads:8x4/d128/" + std::to_string(n) + "/threads:" + std::to_string(threads), [=](benchmark::State& state) {
+    using attend = attention::flash<bf16, d, attention::paged_kv<bf16>, policy::full>;
+    using put = cache::append<bf16, storage, policy::hnd>;
+    struct step {
+      layer l;
+      std::vector<bf16> q, o, k;
+      std::vector<int> table, slots;
+      pages space;
+      explicit step(int n) : l(n, std::max(8, int(std::size_t(1) << 29) / (n * heads * 2 * d * 2))), q(heads * group * d), o(q.size()), k(heads * d), slots(heads) {
+        for (std::size_t i = 0; i < q.size(); ++i) q[i] = smalti::narrow<bf16>(float(int(i * 40503u >> 4 & 1023) - 512) / 512);
+        for (std::size_t i = 0; i < k.size(); ++i) k[i] = smalti::narrow<bf16>(float(int(i * 40503u >> 4 & 1023) - 512) / 512);
+      }
+      void refresh(cache::sequence s) {
+        const int width = l.cache.width_for(&s, 1);
+        table.resize(std::size_t(l.cache.tables_of(1, width).ints()));
+        demand(l.cache.tables(&s, 1, width, table.data(), static_cast<long long>(table.size())));
+      }
+    };
+    auto b = std::make_shared<step>(n);
+    const smalti::host_context context{threads};
+    const auto upkeep = [=](int repeat) {
+      double sum = 0;
+      for (int r = 0; r < repeat; ++r) {
+        const cache::sequence s = b->l.all[b->l.turn++ % b->l.all.size()];
+        demand(b->l.cache.truncate(s, n - 1));
+        const double begin = seconds(threads);
+        cache::page_moves moves{};
+        demand(b->l.cache.append(s, 1, {b->slots.data(), 1}, moves));
+        b->refresh(s);
+        demand(put::run(context, {.pool = b->l.pool, .k = {b->k.data(), 1, heads * d, heads * d}, .v = {b->k.data(), 1, heads * d, heads * d}, .slots = b->slots.data(), .slot_head_stride = 1}));
+        sum += seconds(threads) - begin;
+      }
+      return sum;
+    };
+    const auto decode = [=](int repeat) {
+      double sum = 0;
+      for (int r = 0; r < repeat; ++r) {
+        const cache::sequence s = b->l.all[b->l.turn++ % b->l.all.size()];
+        b->refresh(s);
+        const int width = b->l.cache.width_for(&s, 1);
+        attend::args x{};
+        x.q = attention::bshd<const bf16>(b->q.data(), 1, 1, heads * group, d), x.o = attention::bshd(b->o.data(), 1, 1, heads * group, d);
+        x.kv = cache::kv_of<bf16, policy::hnd>(b->l.pool, 0, b->l.cache.tables_of(1, width).at(b->table.data()), 1, n);
+        if (const std::size_t bytes = attend::workspace_bytes(context, x); bytes > b->space.size) b->space = pages(bytes);
+        const double begin = seconds(threads);
+        demand(attend::run(context, x, {b->space.data, b->space.size}));
+        sum += seconds(threads) - begin;
+      }
+      return sum;
+    };
+    decode(2);
+    run(state, {.subject = {"append", "append and page tables", upkeep}, .peers = {{"decode", "the step's attention, one layer", decode}}, .threads = threads, .bytes = 2.0 * heads * 2 * d * sizeof(bf16)});
   });
 }
 
@@ -167,6 +241,7 @@ int main(int argc, char** argv) {
   describe_machine("");
   enter_compact(32768, 8192, 1);
   enter_compact(32768, 8192, 2);
+  enter_append(4096, 1);
   enter_score(16384, 64, 1);
   enter_score(32768, 1, 1);
   benchmark::RunSpecifiedBenchmarks();

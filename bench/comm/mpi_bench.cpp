@@ -19,6 +19,7 @@
 #include <smalti/comm/mpi.hpp>
 #include <smalti/comm/schedule/doubling.hpp>
 #include <smalti/comm/schedule/ring.hpp>
+#include <smalti/comm/wire/block.hpp>
 #include <smalti/comm/wire/cast.hpp>
 
 using namespace smalti;
@@ -27,6 +28,7 @@ namespace {
 
 constexpr int rounds = 11;
 constexpr double sample_seconds = 0.02;
+int coded_piece = 20;      // log2 of the bytes of float in a message that is encoded
 
 struct buffer {      // aligned, and touched
   explicit buffer(std::size_t bytes) : data(static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096 + 4096))) { std::memset(data, 1, bytes + 1); }
@@ -131,6 +133,7 @@ void fit_messages(comm::mpi& net) {
 int main(int count, char** words) {
   MPI_Init(&count, &words);
   const std::int64_t least = count > 1 ? std::atoll(words[1]) : 8, most = count > 2 ? std::atoll(words[2]) : 64 << 20;
+  if (count > 3) coded_piece = std::atoi(words[3]);
   {
     comm::mpi net(MPI_COMM_WORLD);
     const int p = net.size();
@@ -146,8 +149,10 @@ int main(int count, char** words) {
       if (bytes <= 16384) all.push_back(ours<comm::plain_wire>("plain", net, std::make_shared<comm::recursive_doubling>(p), x, y, n, operation));
       else if (bytes <= 1 << 20) all.push_back(ours<comm::plain_wire>("plain", net, std::make_shared<comm::direct>(p), x, y, n, operation));
       else all.push_back(ours<comm::plain_wire>("plain", net, std::make_shared<comm::ring>(p, comm::collective::all_reduce, int(std::max<std::int64_t>(1, bytes / p >> 21))), x, y, n, operation));
-      // Half the bytes: bf16 on the wire. Its answer is rounded, and compared with that in mind.
-      all.push_back(ours<comm::cast_wire<bf16>>("bf16", net, std::make_shared<comm::ring>(p, comm::collective::all_reduce, int(std::max<std::int64_t>(1, bytes / p >> 20))), x, y, n, operation));
+      // Half the bytes, and little more than a quarter. Their answers are rounded, and compared with that in mind.
+      const int pieces = int(std::max<std::int64_t>(1, bytes / p >> coded_piece));
+      all.push_back(ours<comm::cast_wire<bf16>>("bf16", net, std::make_shared<comm::ring>(p, comm::collective::all_reduce, pieces), x, y, n, operation));
+      all.push_back(ours<comm::int8_wire<>>("int8", net, std::make_shared<comm::ring>(p, comm::collective::all_reduce, pieces), x, y, n, operation));
 
       std::vector<int> repeat;
       std::vector<std::vector<double>> times(all.size());
@@ -157,9 +162,10 @@ int main(int count, char** words) {
         MPI_Bcast(&r, 1, MPI_INT, 0, MPI_COMM_WORLD);
         repeat.push_back(r);
         if (c.name == all[0].name) continue;
-        const bool rounded = std::strcmp(c.name, "plain") != 0;      // else integers: exact
+        // plain: integers, exact. bf16: 2^-9 of each partial sum, and of the result. int8: half of 1 / 127 of the greatest of a block.
+        const float one = std::strcmp(c.name, "plain") == 0 ? 0.0f : std::strcmp(c.name, "bf16") == 0 ? 0x1p-8f : 1 / 250.0f;
         for (std::int64_t i = 0; i < n; ++i)
-          if (std::abs(y[i] - z[i]) > (rounded ? p * 125 * 0x1p-8f + std::abs(z[i]) * 0x1p-7f : 0.0f)) give_up(c.name, "wrong answer: its time means nothing");
+          if (std::abs(y[i] - z[i]) > one * 125 * float(p * (p + 1) / 2)) give_up(c.name, "wrong answer: its time means nothing");
       }
       int disturbed = 0;
       for (int round = 0; round < rounds; ++round)

@@ -19,7 +19,8 @@ PREFILL, DECODE = 512, 64
 
 
 def last_json(command, threads):
-    environment = dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="active")
+    # The runtime's own way of waiting: with OMP_WAIT_POLICY=active one thread waits for ever for a partner whose processor somebody else has taken.
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()}")

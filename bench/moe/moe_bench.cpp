@@ -2,6 +2,7 @@
 // from memory, and what many adapters cost beside the layer they adapt. One thread.
 #include <interleave.hpp>
 #include <machine.hpp>
+#include <peers/ggml.hpp>
 #include <rotate.hpp>
 #include <smalti/flow/lora.hpp>
 #include <smalti/flow/moe.hpp>
@@ -9,7 +10,9 @@
 #include <smalti/ops/gemm/pack.hpp>
 #include <smalti/policy/codec.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <numeric>
 #include <stdexcept>
@@ -88,6 +91,44 @@ void enter_rows(int experts, int m, int n, int k) {
   });
 }
 
+// ---- 768 tokens of two choices among 16 experts, whose loads follow a Zipf law (-1: one expert has every token): time against skew
+struct skewed_layer {
+  using layer = moe::scatter_moe<moe::dense_experts<bf16>>;
+  static constexpr int tokens = 768, choices = 2, experts = 16, wide = 1024, inner = 512, slots = tokens * choices;
+  rotating<bf16> x, in, out;
+  pages y;
+  std::vector<std::int32_t> offsets{0}, token = std::vector<std::int32_t>(slots), slot = std::vector<std::int32_t>(slots), row = std::vector<std::int32_t>(slots);
+  std::vector<float> share = std::vector<float>(slots, 0.5f);
+  prepared<layer> op;
+  explicit skewed_layer(double exponent)
+      : x(std::size_t(tokens) * wide, false, [](bf16* to, std::size_t c) { numbers{}.fill(to, c); }), in(std::size_t(2) * experts * inner * wide, false, [](bf16* to, std::size_t c) { numbers{3}.fill(to, c); }),
+        out(std::size_t(experts) * inner * wide, false, [](bf16* to, std::size_t c) { numbers{5}.fill(to, c); }), y(std::size_t(tokens) * wide * sizeof(bf16)) {
+    std::vector<double> part(experts);
+    for (int e = 0; e < experts; ++e) part[e] = exponent < 0 ? (e == 0 ? 1e9 : 1) : std::pow(e + 1, -exponent);
+    int left = slots;
+    for (int e = 0; e < experts; ++e) {      // no more than every token once; what is left goes to the others by their parts
+      const double rest = std::accumulate(part.begin() + e, part.end(), 0.0);
+      const int load = e + 1 == experts ? left : std::min(tokens, int(std::lround(left * part[e] / rest)));
+      offsets.push_back(offsets.back() + load), left -= load;
+    }
+    for (int r = 0; r < slots; ++r) token[r] = r % tokens, slot[r] = token[r] * choices + r / tokens, row[slot[r]] = r;
+    const auto stack_of = [](const bf16* p, int rows, int cols) { return stack<const bf16>{p, experts, rows, cols, std::int64_t(rows) * cols, cols}; };
+    op.args.x = {x.first(), tokens, wide, wide}, op.args.y = {reinterpret_cast<bf16*>(y.data), tokens, wide, wide};
+    op.args.gate = stack_of(in.first(), inner, wide), op.args.up = stack_of(in.first() + std::size_t(experts) * inner * wide, inner, wide), op.args.down = stack_of(out.first(), wide, inner);
+    op.args.index = {.rows = {offsets.data(), experts}, .end = offsets.data() + 1, .token_of_row = token.data(), .slot_of_row = slot.data(), .row_of_slot = row.data(), .weight_of_slot = share.data(), .tokens = tokens, .choices = choices,
+                     .row_limit = slots};
+    op.lay_out();
+    op.run();
+    demand(std::isfinite(to_float(reinterpret_cast<bf16*>(y.data)[7])));
+  }
+};
+void enter_skew(const char* name, double exponent) {
+  enter("moe/skew/" + std::string(name) + "/768x2of16x1024x512/threads:1", [=](benchmark::State& state) {
+    auto p = std::make_shared<skewed_layer>(exponent);
+    run(state, {.subject = timed("smalti", "smalti", 1, [=] { p->op.run(); }), .flop = 6.0 * p->slots * p->wide * p->inner, .bytes = 6.0 * p->experts * p->wide * p->inner + 4.0 * p->tokens * p->wide, .arithmetic = brain});
+  });
+}
+
 // ---- one token, 8 of 64 experts, 4-bit weights from memory
 template <class Experts> struct token_of_experts {
   using layer = moe::scatter_moe<Experts>;
@@ -144,6 +185,39 @@ template <class Experts> void enter_token(const char* name) {
     run(state, {.subject = timed("smalti", "smalti", 1, [=] { p->run(); }), .flop = 6.0 * p->choices * p->wide * p->inner, .bytes = p->bytes(), .arithmetic = brain, .from_memory = true});
   });
 }
+
+#if defined(SMALTI_BENCH_GGML)
+// The same codes in blocks of ggml's Q4_0, and the layer beside its mul_mat_id.
+std::vector<std::uint8_t> q4_0_blocks(const std::vector<std::uint8_t>& codes, float scale) {
+  std::vector<std::uint8_t> blocks;
+  const fp16 d = narrow<fp16>(scale);
+  for (std::size_t b = 0; b < codes.size(); b += 32) {
+    std::uint8_t two[2];
+    std::memcpy(two, &d, 2);
+    blocks.insert(blocks.end(), two, two + 2);
+    for (int i = 0; i < 16; ++i) blocks.push_back(std::uint8_t(codes[b + i] | codes[b + 16 + i] << 4));
+  }
+  return blocks;
+}
+void enter_token_beside_ggml() {
+  using layer = token_of_experts<moe::integer_experts<policy::q4_0>>;
+  enter("moe/decode/ggml/q4_0/1x8of64x2560x768/threads:1", [](benchmark::State& state) {
+    auto p = std::make_shared<layer>();
+    std::vector<float> x;
+    for (int i = 0; i < layer::wide; ++i) x.push_back(to_float(p->x.first()[i]));
+    const auto blocks = q4_0_blocks(p->codes, 0.01f);      // the same codes by rows of either length
+    const std::size_t bytes = 3 * blocks.size() * layer::experts;
+    const int copies = std::max(2, int((beyond_caches() + bytes - 1) / bytes));
+    auto peer = std::make_shared<ggml::experts>(GGML_TYPE_Q4_0, layer::wide, layer::inner, layer::experts, layer::choices, copies, blocks, blocks, x, 0.125f, 1);
+    peer->run();
+    double size = 0, off = 0;
+    for (int i = 0; i < layer::wide; ++i) size = std::max(size, std::abs(double(peer->result()[i]))), off = std::max(off, std::abs(double(peer->result()[i]) - to_float(p->y[i])));
+    demand(off <= size / 25);      // both quantize their rows to 8 bits, twice
+    run(state, {.subject = timed("smalti", "smalti", 1, [=] { p->run(); }), .peers = {timed("ggml", ggml::version() + " (mul_mat_id)", 1, [=] { peer->run(); })}, .flop = 6.0 * p->choices * p->wide * p->inner, .bytes = p->bytes(),
+                .arithmetic = {instruction::s8_dot, instruction::amx_s8}, .from_memory = true});
+  });
+}
+#endif
 
 // ---- 64 adapters beside a 4-bit layer
 struct adapted_layer {
@@ -223,7 +297,11 @@ int main(int argc, char** argv) {
   describe_machine({});
   for (const int m : {64, 256}) enter_rows(8, m, 2048, 2048);
   enter_rows(16, 64, 1024, 1024);
+  enter_skew("zipf:0", 0), enter_skew("zipf:0.5", 0.5), enter_skew("zipf:1", 1), enter_skew("zipf:1.5", 1.5), enter_skew("one", -1);
   enter_token<moe::integer_experts<policy::q4_0>>("q4_0_by_int8");
+#if defined(SMALTI_BENCH_GGML)
+  enter_token_beside_ggml();
+#endif
   enter_token<moe::quantized_experts<policy::q4_0>>("q4_0");
   enter_token<moe::quantized_experts<policy::int4_symmetric<128>>>("int4_g128");
   enter_adapters(64, 4096, 4096, 64);

@@ -5,18 +5,10 @@
 #include <string>
 #include <smalti/core/float.hpp>
 #include "machine.hpp"
+#include "settings.hpp"
 #include "weights.hpp"
 
-namespace generate {
-
-struct attention_settings {
-  std::string attention = "flash";   //!< flash, hip:K, quest:K, window:W
-  std::string kv = "bf16";           //!< how keys and values are stored
-  std::string cache = "dense";       //!< dense, or a system that keeps a share of a prompt's tokens: snapkv:F, ...
-  int page = 16;                     //!< tokens of a page
-  int tokens = 2048;                 //!< of all sequences together
-  int sequences = 1;                 //!< open at once
-};
+namespace generate::inline GENERATE_MACHINE {
 
 //! The cache of all layers and the attention that reads it. Sequences are numbers that open and fork give.
 class attention_cache {
@@ -51,4 +43,4 @@ using attention_maker = std::unique_ptr<attention_cache>(const attention_setting
 std::unique_ptr<attention_cache> make_compressed(const attention_settings& s, const config& c, const std::string& system, double share);
 attention_maker make_flash_bf16, make_flash_fp8, make_flash_int8, make_flash_int4, make_window_bf16, make_hip_bf16, make_quest_bf16;
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

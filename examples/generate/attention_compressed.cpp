@@ -2,7 +2,7 @@
 #include <smalti/ops/cache/systems.hpp>
 #include "attention_text.hpp"
 
-namespace generate {
+namespace generate::inline GENERATE_MACHINE {
 
 namespace {
 
@@ -12,10 +12,11 @@ template <class System> struct compressing : dense_look<storage, policy::causal>
   static constexpr bool by_head = true;
   using scorer = typename System::scorer;
   double share = 1;
+  scorer counts{};
   cache::pool_shape shape{};
   int most = 0;
   buffer<float> scores;                  // of every track's tokens
-  buffer<std::byte> plan;
+  shared_buffer<std::byte> plan;
   bool gathers = true;                   // attention is added up over the first prompt alone: what is decoded later is not scored
 
   void attach(const cache::pool_shape& s, int tokens) {
@@ -32,7 +33,7 @@ template <class System> struct compressing : dense_look<storage, policy::causal>
       auto q = x.q;                // one sequence: its rows are all there are
       q.offsets = nullptr;
       if (x.q.rows > 1 && gathers)
-        run<typename System::observe>(on, {.q = q, .kv = x.kv, .fresh = scorer::accumulates && x.from > 0 ? x.q.rows : -1, .scores = System::rows_of(shape, all_scores(), x.layer)}, memory);
+        run<typename System::observe>(on, {.q = q, .kv = x.kv, .fresh = scorer::accumulates && x.from > 0 ? x.q.rows : -1, .scorer = counts, .scores = System::rows_of(shape, all_scores(), x.layer)}, memory);
     }
   }
   template <class Paged> void settle(const machine& on, Paged& pages, cache::sequence s, const cache::page_pool& pool, scratch& memory) {
@@ -48,9 +49,10 @@ template <class System> struct compressing : dense_look<storage, policy::causal>
   }
 };
 
-template <class System> std::unique_ptr<attention_cache> make(const attention_settings& s, const config& c, double share) {
+template <class System> std::unique_ptr<attention_cache> make(const attention_settings& s, const config& c, double share, float decay = 0) {
   compressing<System> how;
   how.share = share;
+  if (decay > 0) how.counts.decay = decay;
   return std::make_unique<cache_of<storage, compressing<System>>>(s, c, std::move(how));
 }
 
@@ -61,10 +63,13 @@ std::unique_ptr<attention_cache> make_compressed(const attention_settings& s, co
   if (system == "pyramid") return make<cache::pyramid_kv<bf16, head_dim>>(s, c, share);
   if (system == "ada") return make<cache::ada_kv<bf16, head_dim>>(s, c, share);
   if (system == "h2o") return make<cache::h2o<bf16, head_dim>>(s, c, share);
+  // what a token was looked at for fades to half within some fifty queries
+  if (system == "scissorhands") return make<cache::scissorhands<bf16, head_dim>>(s, c, share, 0.987f);
+  if (system == "d2o_keep") return make<cache::d2o_keep<bf16, head_dim>>(s, c, share);
   if (system == "tova") return make<cache::tova<bf16, head_dim>>(s, c, share);
   // Positions are kept: the pairs of some files' rotations are interleaved, and such keys do not turn.
   if (system == "streaming") return make<cache::compress<bf16, head_dim, policy::position_only<4>>>(s, c, share);
-  throw std::runtime_error("--cache " + s.cache + " is not built: dense, snapkv:F, pyramid:F, ada:F, h2o:F, tova:F and streaming:F are, F the share of a prompt's tokens that is kept");
+  throw std::runtime_error("--cache " + s.cache + " is not built: dense, snapkv:F, pyramid:F, ada:F, h2o:F, scissorhands:F, d2o_keep:F, tova:F and streaming:F are, F the share of a prompt's tokens that is kept");
 }
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

@@ -2,7 +2,7 @@
 #include <smalti/ops/attention/hip.hpp>
 #include "attention_text.hpp"
 
-namespace generate {
+namespace generate::inline GENERATE_MACHINE {
 
 namespace {
 
@@ -30,4 +30,4 @@ std::unique_ptr<attention_cache> make_hip_bf16(const attention_settings& s, cons
   return std::make_unique<cache_of<policy::kv_plain<bf16>, hip_look>>(s, c, look);
 }
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

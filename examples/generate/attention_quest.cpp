@@ -2,7 +2,7 @@
 #include <smalti/ops/attention/quest.hpp>
 #include "attention_text.hpp"
 
-namespace generate {
+namespace generate::inline GENERATE_MACHINE {
 
 namespace {
 
@@ -46,4 +46,4 @@ std::unique_ptr<attention_cache> make_quest_bf16(const attention_settings& s, co
   return std::make_unique<cache_of<storage, quest_look, page>>(s, c, std::move(look));
 }
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

@@ -11,7 +11,7 @@
 #include <smalti/ops/cache/source.hpp>
 #include "attention.hpp"
 
-namespace generate {
+namespace generate::inline GENERATE_MACHINE {
 
 using namespace smalti;
 
@@ -40,7 +40,7 @@ public:
     const int tracks = How::by_head ? c.kv_heads * c.layers : 1, pages = ceil_div(s.tokens, s.page) + s.sequences;
     shape_ = {.pages = pages * tracks, .page = s.page, .kv_heads = c.kv_heads, .key_dim = head_dim, .value_dim = head_dim, .layers = c.layers, .per_head = How::by_head, .per_layer = How::by_head};
     const cache::paged_limits limits{.sequences = s.sequences, .tokens = std::min(c.context, pages * s.page)};
-    metadata_ = buffer<std::byte>(paged::metadata_bytes(shape_, limits));
+    metadata_ = host_buffer<std::byte>(paged::metadata_bytes(shape_, limits));
     expect(pages_.attach(shape_, limits, {metadata_.data(), metadata_.size()}));
     memory_ = buffer<std::byte>(cache::pool_bytes<Storage, layout>(shape_));
     expect((cache::make_pool<Storage, layout>(shape_, {memory_.data(), memory_.size()}, pool_)));
@@ -121,7 +121,8 @@ private:
   cache::pool_shape shape_{};
   cache::page_pool pool_{};
   paged pages_;
-  buffer<std::byte> metadata_, memory_;
+  host_buffer<std::byte> metadata_;
+  buffer<std::byte> memory_;
   std::vector<cache::sequence> sequences_;
   buffer<int> slots_, offsets_, tables_;
   cache::batch_tables where_{};
@@ -155,4 +156,4 @@ template <class Storage> std::unique_ptr<attention_cache> make_dense(const atten
   return std::make_unique<cache_of<Storage, how>>(s, c, how{});
 }
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

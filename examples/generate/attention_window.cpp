@@ -2,7 +2,7 @@
 #include <smalti/policy/masks/window.hpp>
 #include "attention_text.hpp"
 
-namespace generate {
+namespace generate::inline GENERATE_MACHINE {
 
 std::unique_ptr<attention_cache> make_window_bf16(const attention_settings& s, const config& c, int count) {
   using how = dense_look<policy::kv_plain<bf16>, policy::sink_window<>>;
@@ -11,4 +11,4 @@ std::unique_ptr<attention_cache> make_window_bf16(const attention_settings& s, c
   return std::make_unique<cache_of<policy::kv_plain<bf16>, how>>(s, c, look);
 }
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

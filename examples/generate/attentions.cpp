@@ -3,7 +3,7 @@
 #include <stdexcept>
 #include "attention.hpp"
 
-namespace generate {
+namespace generate::inline GENERATE_MACHINE {
 
 std::unique_ptr<attention_cache> make_attention(const attention_settings& s, const config& c) {
   const std::size_t colon = s.attention.find(':');
@@ -34,4 +34,4 @@ std::unique_ptr<attention_cache> make_attention(const attention_settings& s, con
   return make(s, c, int(count));
 }
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

@@ -4,18 +4,10 @@
 #include <memory>
 #include <string>
 #include <vector>
-#include "attention.hpp"
-#include "linear.hpp"
+#include "settings.hpp"
 #include "weights.hpp"
 
 namespace generate {
-
-struct engine_options {
-  linear_settings linear;
-  attention_settings attention;
-  int threads = 0;                //!< 0: all
-  int chunk = 512;                //!< tokens of one pass
-};
 
 struct engine_bytes {
   std::size_t weights = 0, cache = 0, cache_used = 0, activations = 0;
@@ -40,8 +32,14 @@ public:
   virtual void feed(int sequence, const std::vector<int>& tokens, bool all, std::vector<float>& logits) = 0;
   virtual engine_bytes bytes() const = 0;
   virtual const config& shape() const = 0;
+
+  //! Of a process that mpirun has started beside the first: takes part in its prefills until it ends, and says true. Else false, at once.
+  virtual bool follow() = 0;
 };
 
+//! On the processor. `o.ranks` > 1: the first tokens of a sequence are taken in by so many threads or processes, each with its share.
 std::unique_ptr<engine> make_host_engine(const weights& w, const engine_options& o);
+//! On a GPU; refuses where there is none, or where the program was built without CUDA.
+std::unique_ptr<engine> make_cuda_engine(const weights& w, const engine_options& o);
 
 }  // namespace generate

@@ -2,9 +2,6 @@
 
 namespace generate {
 
-std::unique_ptr<engine> make_host_engine(const weights& w, const engine_options& o) {
-  const machine on{.threads = o.threads};
-  return with_shape(w.shape, [&](auto d, auto layout) -> std::unique_ptr<engine> { return std::make_unique<engine_of<d.value, decltype(layout)>>(on, w, o); });
-}
+std::unique_ptr<engine> make_host_engine(const weights& w, const engine_options& o) { return make_engine(machine{.threads = o.threads}, w, o); }
 
 }  // namespace generate

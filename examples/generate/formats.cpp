@@ -2,7 +2,7 @@
 #include <stdexcept>
 #include "linear.hpp"
 
-namespace generate {
+namespace generate::inline GENERATE_MACHINE {
 
 namespace io = smalti::io;
 
@@ -51,4 +51,4 @@ std::unique_ptr<linear> make_linear(const linear_settings& s, const matrix& w, f
   throw std::runtime_error("--weights " + s.weights + " is not built: " + known + " are");
 }
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

@@ -27,6 +27,8 @@ def main():
     text = ["--model", options.model, "--eval", os.path.join(options.model, "eval.txt"), "--window", "256", "--windows", "16"]
 
     def rows_of(path, *more):
+        if os.path.exists(path):      # --matrix carries a table on: here each is measured anew
+            os.remove(path)
         subprocess.run([options.generate, *text, "--matrix", path, *more], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with open(path) as file:
             lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in file if line.startswith("| ")]

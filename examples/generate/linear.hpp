@@ -6,9 +6,10 @@
 #include <vector>
 #include <smalti/core/float.hpp>
 #include "machine.hpp"
+#include "settings.hpp"
 #include "weights.hpp"
 
-namespace generate {
+namespace generate::inline GENERATE_MACHINE {
 
 //! y = x W', in the four forms that a transformer uses.
 struct linear {
@@ -25,10 +26,6 @@ struct linear {
   virtual std::size_t needed() const = 0;         //!< of codes and what belongs to their groups: what a product must read, without any padding
 };
 
-struct linear_settings {
-  std::string weights = "native";
-  bool int8_activations = false;      //!< x is rounded to 8 bits, with a scale for each group of the weights (32 where they have none)
-};
 enum class form { plain, pairs };     //!< pairs: gated() is what will be asked, nothing else
 
 //! The rows of a matrix in bf16, in the machine's memory, rounding to nearest even what is finer.
@@ -43,4 +40,4 @@ const std::vector<std::string>& weight_formats();
 using maker = std::unique_ptr<linear>(const matrix& w, form f, bool native, bool int8_activations);
 maker make_bf16, make_int8, make_int6, make_int4, make_int3, make_nf4, make_mxfp4, make_fp8, make_q4_0, make_q4_1, make_q8_0;
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

@@ -4,7 +4,7 @@
 #include <smalti/ops/gemm.hpp>
 #include "linear.hpp"
 
-namespace generate {
+namespace generate::inline GENERATE_MACHINE {
 
 using namespace smalti;
 
@@ -58,4 +58,4 @@ std::unique_ptr<linear> make_bf16(const matrix& w, form, bool, bool int8_activat
   return std::make_unique<linear_bf16>(w);
 }
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

@@ -2,10 +2,10 @@
 #include <smalti/policy/quantizers/microscaling.hpp>
 #include "linear_text.hpp"
 
-namespace generate {
+namespace generate::inline GENERATE_MACHINE {
 
 std::unique_ptr<linear> make_mxfp4(const matrix& w, form f, bool native, bool int8_activations) {
   return make_coded<policy::mxfp4, policy::mxfp4_floor>(w, f, native, int8_activations);
 }
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

@@ -2,10 +2,10 @@
 #include <smalti/policy/quantizers/bitsandbytes.hpp>
 #include "linear_text.hpp"
 
-namespace generate {
+namespace generate::inline GENERATE_MACHINE {
 
 std::unique_ptr<linear> make_nf4(const matrix& w, form f, bool native, bool int8_activations) {
   return make_coded<policy::bnb_nf4<64>, policy::bitsandbytes_quantizer<policy::nf4, 64>, false>(w, f, native, int8_activations);
 }
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

@@ -1,10 +1,10 @@
 // GGUF's Q8_0: 8 bits and a scale for 32.
 #include "linear_text.hpp"
 
-namespace generate {
+namespace generate::inline GENERATE_MACHINE {
 
 std::unique_ptr<linear> make_q8_0(const matrix& w, form f, bool native, bool int8_activations) {
   return make_coded<policy::q8_0, policy::q8_0_quantizer<>>(w, f, native, int8_activations);
 }
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

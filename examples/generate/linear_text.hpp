@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 #include <smalti/core/workspace.hpp>
+#include <smalti/ops/gemm/import.hpp>
 #include <smalti/ops/gemm/pack.hpp>
 #include <smalti/ops/gemm/quantized.hpp>
 #include <smalti/ops/quantize.hpp>
@@ -18,7 +19,7 @@
 #include <smalti/policy/quantizers/integer.hpp>
 #include "linear.hpp"
 
-namespace generate {
+namespace generate::inline GENERATE_MACHINE {
 
 using namespace smalti;
 
@@ -38,19 +39,6 @@ struct coded_matrix {
   }
 };
 
-//! The file's own codes.
-inline coded_matrix codes_of_file(const matrix& m) {
-  coded_matrix out(m, int(m.coded.front()->group_k));
-  std::size_t row = 0;
-  for (const auto& part : m.coded) {
-    part->codes(0, part->n, out.codes.data() + row * std::size_t(out.k));
-    std::copy(part->scale.begin(), part->scale.end(), out.scale.begin() + std::ptrdiff_t(row * std::size_t(out.groups())));
-    out.minimum.insert(out.minimum.end(), part->minimum.begin(), part->minimum.end());
-    row += std::size_t(part->n);
-  }
-  return out;
-}
-
 // Where what a quantizer returns goes. Zeros and minima have their place already.
 template <class Element> void keep(coded_matrix& to, std::size_t at, Element scale) { to.scale[at] = to_float(scale); }
 inline void keep(coded_matrix& to, std::size_t at, const policy::scale_and_zero<float>& s) { to.scale[at] = s.scale, to.zero[at] = s.zero; }
@@ -64,7 +52,9 @@ template <class Format, class Quantizer> coded_matrix quantized_rows(const matri
   if constexpr (std::is_same_v<stored, policy::scale_and_minimum>) out.minimum.resize(out.scale.size());
   const int some = 64, pieces = ceil_div(out.n, some);
   std::atomic<bool> bad{false};
-#pragma omp parallel for schedule(dynamic)
+#if defined(_OPENMP)
+#  pragma omp parallel for schedule(dynamic)
+#endif
   for (int piece = 0; piece < pieces; ++piece) {
     const int first = piece * some, count = std::min(some, out.n - first);
     const std::size_t group = std::size_t(first) * std::size_t(out.groups());
@@ -100,17 +90,23 @@ template <class Format, bool Integers> class coded final : public linear {
   using weight = typename sum::weight_type;
 
 public:
-  coded(const coded_matrix& c, form f) : pairs_(f == form::pairs) {
+  //! `native`: the file's own codes are kept, to the bit, else the numbers are quantized.
+  template <class Quantizer> coded(const matrix& m, form f, bool native, Quantizer) : pairs_(f == form::pairs) {
+    const int parts = pairs_ ? 2 : 1, n = int(m.n) / parts, k = int(m.k);
+    if (native) {
+      // q, k and v of a file lie below one another; gate and up are a weight each
+      std::vector<const io::quantized*> coded;
+      for (const auto& part : m.coded) coded.push_back(part.get());
+      const int each = int(coded.size()) / parts;
+      fill(n, k, [&](const weight& w, int i) { expect(gemm::pack_imported(w, coded.data() + i * each, each)); });
+    } else {
+      const coded_matrix c = quantized_rows<Format, Quantizer>(m);
+      std::vector<std::byte> filling(gemm::packing_bytes<weight>(k));
+      fill(n, k, [&](const weight& w, int i) { expect(gemm::pack(w, c.rows(i * n, n), 0, filling.data())); });
+    }
     using stored = typename Format::scales;
     const std::size_t element = sizeof(typename stored::element), beside = stored::zero == policy::zero_point::none ? 0 : stored::zero == policy::zero_point::integer ? 1 : element;
-    needed_ = c.codes.size() * Format::bits / 8 + c.scale.size() * (element + beside);
-    const int n = pairs_ ? c.n / 2 : c.n;
-    for (int i = 0; i < (pairs_ ? 2 : 1); ++i) {
-      memory_[i] = buffer<std::byte>(weight::bytes(n, c.k));
-      weights_[i] = weight::over(memory_[i].data(), n, c.k);
-      std::vector<std::byte> filling(gemm::packing_bytes<weight>(c.k));
-      expect(gemm::pack(weights_[i], c.rows(i * n, n), 0, filling.data()));
-    }
+    needed_ = std::size_t(m.n * m.k) * Format::bits / 8 + std::size_t(m.n) * std::size_t(Format::group == 0 ? 1 : ceil_div(k, Format::group)) * (element + beside);
   }
   void project(const machine& on, view<const bf16> x, view<bf16> y, scratch& memory) const override { product<sum>(on, x, {.w = weights_[0], .y = y}, memory); }
   void add_to(const machine& on, view<const bf16> x, view<float> stream, scratch& memory) const override {
@@ -153,6 +149,15 @@ private:
     }
   }
 
+  template <class Pack> void fill(int n, int k, Pack pack) {
+    for (int i = 0; i < (pairs_ ? 2 : 1); ++i) {
+      host_buffer<std::byte> packed(weight::bytes(n, k));
+      pack(weight::over(packed.data(), n, k), i);
+      memory_[i] = on_machine(std::move(packed));
+      weights_[i] = weight::over(memory_[i].data(), n, k);
+    }
+  }
+
   bool pairs_;
   std::size_t needed_ = 0;
   buffer<std::byte> memory_[2];
@@ -161,11 +166,10 @@ private:
 
 //! `Whole`: 8-bit activations can be multiplied with the format's codes.
 template <class Format, class Quantizer, bool Whole = true> std::unique_ptr<linear> make_coded(const matrix& w, form f, bool native, bool int8_activations) {
-  const coded_matrix c = native ? codes_of_file(w) : quantized_rows<Format, Quantizer>(w);
   if constexpr (Whole)
-    if (int8_activations) return std::make_unique<coded<Format, true>>(c, f);
+    if (int8_activations) return std::make_unique<coded<Format, true>>(w, f, native, Quantizer{});
   if (int8_activations) throw std::runtime_error("--activations int8 takes weights whose codes are integers: this format is multiplied with bf16 activations");
-  return std::make_unique<coded<Format, false>>(c, f);
+  return std::make_unique<coded<Format, false>>(w, f, native, Quantizer{});
 }
 
-}  // namespace generate
+}  // namespace generate::inline GENERATE_MACHINE

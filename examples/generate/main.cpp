@@ -19,6 +19,7 @@
 #include "matrix.hpp"
 #include "model_file.hpp"
 #include "options.hpp"
+#include "ranks.hpp"
 #include "reports.hpp"
 #include "tokenizer.hpp"
 
@@ -108,8 +109,9 @@ int chat(engine& e, const tokenizer& t, const options& o, bool has_template) {
   return 0;
 }
 
-int main_of(int argc, char** argv) {
+int main_of(int argc, char** argv, int processes) {
   options o = parse(argc, argv);
+  if (processes > 1) o.ranks = processes;
   if (o.help || argc == 1) return std::fputs(usage(), stdout), 0;
   if (o.model.empty()) throw std::runtime_error("--model is missing: a GGUF file or a folder with config.json and model.safetensors");
   const double start = now();
@@ -118,7 +120,8 @@ int main_of(int argc, char** argv) {
   if (!o.tokenize.empty()) return run_tokenize(tokens, o);
 
   if (!o.matrix.empty()) return run_matrix(model, tokens, o);
-  const std::unique_ptr<engine> e = make_host_engine(model.weights(), settings_of(o, model.weights().shape));
+  const std::unique_ptr<engine> e = make_machine_engine(model.weights(), o);
+  if (e->follow()) return 0;
   if (!o.json) std::fprintf(stderr, "%s: %d layers of %d, loaded in %.1f s\n", model.name().c_str(), e->shape().layers, e->shape().width, now() - start);
 
   if (!o.logits.empty() && o.tokens.empty()) throw std::runtime_error("--logits needs --tokens: the file with tokens.0, tokens.1, ...");
@@ -143,10 +146,14 @@ int main_of(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const int processes = start_processes(argc, argv);
   try {
-    return main_of(argc, argv);
+    const int result = main_of(argc, argv, processes);
+    end_processes(false);
+    return result;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "generate: %s\n", e.what());
+    end_processes(true);
     return 2;
   }
 }

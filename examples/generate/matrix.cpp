@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "linear.hpp"
 #include "reports.hpp"
 
 namespace generate {
@@ -30,6 +32,34 @@ std::string shown(double x, int digits) {
   char text[64];
   std::snprintf(text, sizeof text, "%.*f", digits, x);
   return text;
+}
+
+// The rows of a table that begins with `head`; none of another one's.
+std::vector<row> rows_of(const std::string& path, const std::string& head) {
+  std::vector<row> rows;
+  std::ifstream in(path, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (text.compare(0, head.size(), head) != 0) return rows;
+  std::istringstream lines(text.substr(head.size()));
+  for (std::string line; std::getline(lines, line);) {
+    std::vector<std::string> cells;
+    std::istringstream cut(line.substr(1));
+    for (std::string cell; std::getline(cut, cell, '|');) cells.push_back(cell.size() > 2 ? cell.substr(1, cell.size() - 2) : cell);
+    if (cells.size() < 7) continue;
+    row r{cells[0], cells[1], cells[2], cells[5], cells[6], cells.size() > 7 ? cells[7] : ""};
+    r.mib = std::stod(cells[3]), r.mib_per_token = std::stod(cells[4]), r.bits_per_byte = std::stod(cells[5]);
+    rows.push_back(std::move(r));
+  }
+  return rows;
+}
+void write(const std::string& path, const std::string& head, const std::vector<row>& rows) {
+  const bool recall = head.find("| recall |") != std::string::npos;
+  std::ofstream out(path, std::ios::binary);
+  out << head;
+  for (const row& r : rows)
+    out << "| " << r.weights << " | " << r.kv << " | " << r.attention << " | " << shown(r.mib, 2) << " | " << shown(r.mib_per_token, 2) << " | " << r.bits << " | " << r.perplexity << " |"
+        << (recall ? " " + r.recall + " |" : "") << "\n";
+  if (!out.flush()) throw std::runtime_error(path + " cannot be written");
 }
 
 // Points with their names; both axes are linear and begin where the points do.
@@ -56,10 +86,21 @@ void plot(const std::vector<row>& rows, const std::string& title, const std::str
   }
   out << "<text x=\"" << (left + width - right) / 2 << "\" y=\"" << height - 16 << "\" text-anchor=\"middle\">MiB read for each token: weights, keys and values</text>\n"
       << "<text x=\"16\" y=\"" << height / 2 << "\" transform=\"rotate(-90 16 " << height / 2 << ")\" text-anchor=\"middle\">bits per byte</text>\n";
+  // Colours tell caches and attentions apart; the weights' names stand at the points of a plain cache under dense attention.
+  const char* const colours[] = {"#1f6fb4", "#e07b00", "#2a9d4a", "#c0392b", "#7d4fb5", "#8c6d4f", "#d65aa6", "#666666"};
+  std::vector<std::string> kinds;
   for (const row& r : rows) {
-    std::string name = r.weights + (r.kv == "bf16" ? "" : ", kv " + r.kv) + (r.attention == "flash" ? "" : ", " + r.attention);
-    out << "<circle cx=\"" << x_of(r.mib_per_token) << "\" cy=\"" << y_of(r.bits_per_byte) << "\" r=\"4\" fill=\"#1f6fb4\"/><text x=\"" << x_of(r.mib_per_token) + 7 << "\" y=\""
-        << y_of(r.bits_per_byte) - 5 << "\">" << name << "</text>\n";
+    const std::string kind = "kv " + r.kv + ", " + r.attention;
+    std::size_t k = std::size_t(std::find(kinds.begin(), kinds.end(), kind) - kinds.begin());
+    if (k == kinds.size()) kinds.push_back(kind);
+    k %= std::size(colours);
+    out << "<circle cx=\"" << x_of(r.mib_per_token) << "\" cy=\"" << y_of(r.bits_per_byte) << "\" r=\"4\" fill=\"" << colours[k] << "\"/>";
+    if (k == 0) out << "<text x=\"" << x_of(r.mib_per_token) + 7 << "\" y=\"" << y_of(r.bits_per_byte) + 13 << "\">" << r.weights << "</text>";
+    out << "\n";
+  }
+  for (std::size_t k = 0; k < kinds.size(); ++k) {
+    const double x = width - right + 20, y = top + 10 + 20 * double(k);
+    out << "<circle cx=\"" << x << "\" cy=\"" << y << "\" r=\"4\" fill=\"" << colours[k % std::size(colours)] << "\"/><text x=\"" << x + 10 << "\" y=\"" << y + 4 << "\">" << kinds[k] << "</text>\n";
   }
   out << "</svg>\n";
   if (!out.flush()) throw std::runtime_error(path + " cannot be written");
@@ -70,23 +111,35 @@ void plot(const std::vector<row>& rows, const std::string& title, const std::str
 engine_options settings_of(const options& o, const config& shape) {
   return {.linear = {.weights = o.weights, .int8_activations = o.activations == "int8"},
           .attention = {.attention = o.attention, .kv = o.kv, .cache = o.cache, .page = o.page, .tokens = std::min(std::max(o.context, o.window), shape.context), .sequences = o.recall.empty() ? 1 : 2},
-          .threads = o.threads};
+          .threads = o.threads, .ranks = o.ranks};
+}
+
+std::unique_ptr<engine> make_machine_engine(const weights& w, const options& o) {
+  const engine_options settings = settings_of(o, w.shape);
+  return o.machine == "cuda" ? make_cuda_engine(w, settings) : make_host_engine(w, settings);
 }
 
 int run_matrix(const model_file& model, const tokenizer& t, const options& o) {
+  if (o.ranks != 1) throw std::runtime_error("--matrix is not built with --ranks");
   if (o.eval.empty()) throw std::runtime_error("--matrix needs --eval: the text whose bits are counted");
-  std::vector<row> rows;
+  std::string head = "# " + model.name() + ", activations in " + o.activations + "\n\n";
+  head += (o.windows > 0 ? "The first " + std::to_string(o.windows) + " windows" : std::string("Windows")) + " of " + std::to_string(o.window) + " tokens, " + std::to_string(o.skip) + " of each not scored.\n\n";
+  head += std::string("| weights | kv | attention | MiB of weights | MiB for each token | bits per byte | perplexity |") + (o.recall.empty() ? "" : " recall |") + "\n|---|---|---|---|---|---|---|" + (o.recall.empty() ? "" : "---|") + "\n";
+  const std::string title = model.name() + ", activations in " + o.activations, svg = o.matrix.substr(0, o.matrix.rfind(".md")) + ".svg";
+  // A table of the same text is carried on: long sweeps come in pieces, and an interrupted one loses a row.
+  std::vector<row> rows = rows_of(o.matrix, head);
   for (const std::string& weights : listed(o.weights, weight_formats()))
     for (const std::string& kv : listed(o.kv, {"bf16", "fp8", "int8", "int4"}))
       for (const std::string& attention : listed(o.attention, {"flash", "hip:128", "window:128"})) {
         if (kv != "bf16" && attention != "flash") continue;      // no other attention reads them
+        if (std::any_of(rows.begin(), rows.end(), [&](const row& r) { return r.weights == weights && r.kv == kv && r.attention == attention; })) continue;
         options one = o;
         one.weights = weights, one.kv = kv, one.attention = attention, one.json = false;
         row r;
         r.weights = weights, r.kv = kv, r.attention = attention;
         std::unique_ptr<engine> e;
         try {
-          e = make_host_engine(model.weights(), settings_of(one, model.weights().shape));
+          e = make_machine_engine(model.weights(), one);
         } catch (const std::exception& refused) {      // such as 8-bit activations for a table of floats
           std::fprintf(stderr, "%s, %s, %s: %s\n", weights.c_str(), kv.c_str(), attention.c_str(), refused.what());
           continue;
@@ -105,17 +158,11 @@ int run_matrix(const model_file& model, const tokenizer& t, const options& o) {
                      r.mib_per_token, r.recall.c_str());
         r.bits = shown(s.bits_per_byte, 5), r.perplexity = shown(s.perplexity, 4);
         rows.push_back(std::move(r));
+        write(o.matrix, head, rows);
+        plot(rows, title, svg);
       }
-  std::ofstream out(o.matrix);
-  out << "# " << model.name() << ", activations in " << o.activations << "\n\nWindows of " << o.window << " tokens, " << o.skip << " of each not scored.\n\n"
-      << "| weights | kv | attention | MiB of weights | MiB for each token | bits per byte | perplexity |" << (o.recall.empty() ? "" : " recall |") << "\n|---|---|---|---|---|---|---|"
-      << (o.recall.empty() ? "" : "---|") << "\n";
-  for (const row& r : rows)
-    out << "| " << r.weights << " | " << r.kv << " | " << r.attention << " | " << shown(r.mib, 2) << " | " << shown(r.mib_per_token, 2) << " | " << r.bits << " | " << r.perplexity << " |"
-        << (o.recall.empty() ? "" : " " + r.recall + " |") << "\n";
-  if (!out.flush()) throw std::runtime_error(o.matrix + " cannot be written");
-  const std::string svg = o.matrix.substr(0, o.matrix.rfind(".md")) + ".svg";
-  plot(rows, model.name() + ", activations in " + o.activations, svg);
+  write(o.matrix, head, rows);
+  plot(rows, title, svg);
   std::printf("%s and %s: %zu rows\n", o.matrix.c_str(), svg.c_str(), rows.size());
   return 0;
 }

@@ -15,8 +15,10 @@ const char* usage() {
   --activations TYPE  what they are multiplied with: bf16, int8
   --attention WAY     flash, hip:K, quest:K (K keys are looked at), window:W (the last W and the first 4)
   --kv FORMAT         how keys and values are stored: bf16, fp8, int8, int4
-  --cache SYSTEM      dense, or what is kept of a prompt: snapkv:F, pyramid:F, ada:F, h2o:F, tova:F, streaming:F, F the share of its tokens
-  --machine host      where it runs
+  --cache SYSTEM      dense, or what is kept of a prompt: snapkv:F, pyramid:F, ada:F, h2o:F, scissorhands:F, d2o_keep:F, tova:F,
+                      streaming:F, F the share of its tokens
+  --machine M         where it runs: host, cuda
+  --ranks N           prefill in N shares whose keys go round a ring: threads here, or processes under mpirun
   --threads N         0 takes all
   --length N          tokens to write at most (128)
   --context N         tokens that the cache holds (2048)
@@ -25,7 +27,7 @@ const char* usage() {
   --raw               no chat template around the prompt
   --eval FILE         bits per byte of a text, in windows of --window tokens (512); --windows N: the first N; --skip N: of each, N tokens are not scored (1)
   --recall FILE       facts found again in contexts of at most --context tokens
-  --matrix FILE       --eval (and --recall) for each of --weights, --kv and --attention, which are then lists A,B,... or all: a table, and a plot beside it
+  --matrix FILE       --eval (and --recall) for each of --weights, --kv and --attention, which are then lists A,B,... or all: a table, and a plot beside it; a table of the same text is carried on
   --greedy FILE       checks forced continuations
   --tokens FILE       logits of tokens.0, tokens.1, ...: their distance from the file's own; --logits FILE writes them
   --speed P,G,D       tokens a second: prefill of P tokens, then decode of G, each behind D others
@@ -78,9 +80,9 @@ options parse(int argc, char** argv) {
       throw std::runtime_error("unknown option " + name + ": see --help");
     }
   }
-  if (o.machine != "host") throw std::runtime_error("--machine " + o.machine + " is not built: host is");
+  if (o.machine != "host" && o.machine != "cuda") throw std::runtime_error("--machine " + o.machine + " is not built: host and cuda are");
   if (o.activations != "bf16" && o.activations != "int8") throw std::runtime_error("--activations " + o.activations + " is not built: bf16 and int8 are");
-  if (o.ranks != 1) throw std::runtime_error("--ranks " + std::to_string(o.ranks) + " is not built: 1 is");
+  if (o.ranks > 256) throw std::runtime_error("--ranks " + std::to_string(o.ranks) + " is not built: at most 256 are");
   if (o.skip >= o.window) throw std::runtime_error("--skip must be less than --window: nothing would be scored");
   return o;
 }

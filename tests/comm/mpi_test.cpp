@@ -116,7 +116,7 @@ int main(int count, char** words) {
     demand(bool(net.ready()), "not ready");
     rank = net.rank(), ranks = net.size();
     // case("ranks in processes give what ranks in one thread give, to the bit")
-    test::conformance<mpi>(net, wrong).all(ranks < 8 ? 300'000 : 60'000);
+    test::conformance<mpi>(net, wrong).all(ranks < 5 ? 300'000 : 60'000);
     // case("a process that stalls past the deadline is reported")
     if (wrong.empty()) stall(net, true);
     if (wrong.empty()) stall(net, false);

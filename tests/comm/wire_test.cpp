@@ -131,6 +131,76 @@ TEST_CASE("one trip over each wire is as exact as it says", "[comm][wire]") {
 
 namespace {
 
+// To the nearest, and none of which the wires know a faster way.
+struct by_itself {
+  policy::to_nearest at(long long) const { return {policy::tie::even}; }
+};
+// The same bytes, and what each code says.
+template <class Fast, class Plain, class X> void packs_are_plain(const std::vector<X>& x) {
+  const int n = int(x.size());
+  Fast fast;
+  Plain plain;
+  if (Fast::group == 0) fast.width = plain.width = std::max(n, 1);
+  const int items = Fast::group == 0 ? (n > 0) : n, block = Fast::group == 0 ? n : Fast::group;
+  REQUIRE(fast.bytes(content::input, items) == plain.bytes(content::input, items));
+  test::array<std::byte> a(std::size_t(fast.bytes(content::input, items))), b(a.size());
+  fast.encode(content::input, 0, x.data(), items, a.data());
+  plain.encode(content::input, 0, x.data(), items, b.data());
+  REQUIRE(a.guarded());
+  REQUIRE((n == 0 || std::memcmp(a.data(), b.data(), a.size()) == 0));
+  test::array<float> y(x.size());
+  fast.decode(content::input, 0, a.data(), items, y.data());
+  REQUIRE(y.guarded());
+  using format = decltype(fast.format);
+  const std::byte* at = a.data();
+  for (int first = 0; first < n; first += block) {
+    const int count = std::min(block, n - first);
+    for (int i = 0; i < count; ++i) {
+      const float want = format::value(at, comm::detail::get_code<Fast::bits>(at + format::head, i)), got = y[std::size_t(first + i)];
+      // A sum with a product may be rounded once or twice.
+      const bool same = float_bits(want) == float_bits(got) || (std::isnan(want) && std::isnan(got)) || (format::head == 8 && std::abs(want - got) <= (std::abs(want) + std::abs(format::value(at, 0))) * 0x1p-22f);
+      if (!same) {
+        CAPTURE(first, i, want, got);
+        REQUIRE(same);
+      }
+    }
+    at += format::head + comm::detail::code_bytes<Fast::bits>(count);
+  }
+}
+template <class Fast, class Plain> void packs_are_plain() {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal(0, 1);
+  for (const int n : {0, 1, 2, 15, 16, 17, 33, 128, 300, 1031})
+    for (const float size : {1.0f, 3e-39f, 1e-37f, 2e38f, 0.0f}) {      // subnormal scales, too, and the range that no float holds
+      CAPTURE(seed, n, size);
+      std::vector<float> x;
+      for (int i = 0; i < n; ++i) x.push_back(std::clamp(normal(generator), -1.6f, 1.6f) * size);
+      packs_are_plain<Fast, Plain>(x);
+      std::vector<bf16> narrow_x;
+      for (const float v : x) narrow_x.push_back(narrow<bf16>(v));
+      packs_are_plain<Fast, Plain>(narrow_x);
+      if (n > 2) x[std::size_t(n / 2)] = size > 1 ? HUGE_VALF : std::nanf(""), packs_are_plain<Fast, Plain>(x);
+    }
+  // Every tie between two codes, on both sides.
+  std::vector<float> ties;
+  for (int i = -254; i <= 254; ++i) ties.push_back(float(i) * 0.5f);
+  packs_are_plain<Fast, Plain>(ties);
+}
+
+}  // namespace
+
+TEST_CASE("blocks by packs of the host machine have the bytes of the plain form", "[comm][wire]") {
+  using int8 = policy::offset_int<8>;
+  using int4 = policy::offset_int<4>;
+  packs_are_plain<int8_wire<>, block_wire<symmetric_block<int8, by_itself>, 128>>();
+  packs_are_plain<int4_wire<>, block_wire<symmetric_block<int4, by_itself>, 32>>();
+  packs_are_plain<fp8_wire<>, block_wire<symmetric_block<policy::e4m3, by_itself>, 128>>();
+  packs_are_plain<row_fp8_wire<>, block_wire<symmetric_block<policy::e4m3, by_itself>, 0>>();
+  packs_are_plain<minmax8_wire<>, block_wire<minmax_block<8, by_itself>, 256>>();
+}
+
+namespace {
+
 template <class C, class W> std::vector<float> all_reduce(const schedule_view& s, std::int64_t n, W wire, auto value, int unit = 1, int rank = 0) {
   arguments<C> x{};
   x.unit = unit;

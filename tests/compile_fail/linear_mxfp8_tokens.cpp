@@ -1,4 +1,4 @@
-// expect: smalti: microscaled activations (e8m0 scales) are multiplied by block-scaled instructions, which this operation does not use yet
+// expect: smalti: block-scaled activations are multiplied with weights of the same scales
 #include <smalti/ops/gemm/quantized.hpp>
-smalti::gemm::quantized<smalti::policy::mxfp8_tokens<>, smalti::policy::mxfp8_e4m3>::args x;
+smalti::gemm::quantized<smalti::policy::mxfp8_tokens<>, smalti::policy::fp8_block>::args x;
 int main() {}

@@ -27,10 +27,33 @@ if(TARGET smalti::io)
   target_link_libraries(consumer_io PRIVATE smalti::io)
   add_test(NAME consumer_io COMMAND consumer_io)
 endif()
-foreach(component mpi nccl)                 # where what they need is installed; nothing is sent
-  if(TARGET smalti::${component} AND EXISTS ${CMAKE_CURRENT_LIST_DIR}/consumer_${component}.cpp)
-    add_executable(consumer_${component} ${CMAKE_CURRENT_LIST_DIR}/consumer_${component}.cpp)
-    target_link_libraries(consumer_${component} PRIVATE smalti::${component})
-    add_test(NAME consumer_${component} COMMAND consumer_${component})
+if(TARGET smalti::mpi)                      # where it is installed; nothing is sent
+  add_executable(consumer_mpi ${CMAKE_CURRENT_LIST_DIR}/consumer_mpi.cpp)
+  target_link_libraries(consumer_mpi PRIVATE smalti::mpi)
+  add_test(NAME consumer_mpi COMMAND consumer_mpi)
+endif()
+
+# NCCL's has kernels: by the project's CUDA language, or by an nvcc that is there for compile checks (CONSUMER_NVCC), with what the target says.
+if(TARGET smalti::nccl AND CMAKE_CUDA_COMPILER)
+  add_executable(consumer_nccl ${CMAKE_CURRENT_LIST_DIR}/consumer_nccl.cu)
+  target_link_libraries(consumer_nccl PRIVATE smalti::nccl)
+  add_test(NAME consumer_nccl COMMAND consumer_nccl)
+elseif(TARGET smalti::nccl AND CONSUMER_NVCC)
+  set(library $<TARGET_PROPERTY:smalti::nccl_library,INTERFACE_LINK_LIBRARIES>)
+  cmake_path(GET CONSUMER_NVCC PARENT_PATH root)
+  cmake_path(GET root PARENT_PATH root)
+  add_custom_command(OUTPUT consumer_nccl DEPENDS ${CMAKE_CURRENT_LIST_DIR}/consumer_nccl.cu
+    COMMAND ${CONSUMER_NVCC} -std=c++20 --enable-tile --generate-code=arch=compute_90,code=sm_90
+      "-I$<JOIN:$<TARGET_PROPERTY:smalti::nccl,INTERFACE_INCLUDE_DIRECTORIES>,;-I>" ${CMAKE_CURRENT_LIST_DIR}/consumer_nccl.cu
+      -L${root}/lib -L${root}/lib64 ${library} -Xlinker -rpath=$<PATH:GET_PARENT_PATH,${library}> -o consumer_nccl
+    COMMAND_EXPAND_LISTS VERBATIM)
+  add_custom_target(consumer_nccl_by_nvcc ALL DEPENDS consumer_nccl)
+  add_test(NAME consumer_nccl COMMAND ${CMAKE_CURRENT_BINARY_DIR}/consumer_nccl)
+else()
+  set(why "smalti::nccl is not there: no nccl.h and libnccl were found, or the component was not asked for")
+  if(TARGET smalti::nccl)
+    set(why "there is no CUDA compiler for its kernels")
   endif()
-endforeach()
+  add_test(NAME consumer_nccl COMMAND ${CMAKE_COMMAND} -E echo "skipped: ${why}")
+  set_tests_properties(consumer_nccl PROPERTIES SKIP_REGULAR_EXPRESSION "^skipped")
+endif()

@@ -1,6 +1,7 @@
 // Grouped products, adapters and what moves rows between tokens and experts, as the operations start them. One kernel a
 // compilation, chosen by -DKERNEL=name. Nothing here runs.
 #include <smalti/flow/lora.hpp>
+#include <smalti/flow/lora_systems.hpp>
 #include <smalti/flow/moe.hpp>
 #include "tuned.hpp"
 
@@ -57,6 +58,18 @@ struct mix {
   template <target T> using agent = lora::mix_agent<tuning{}(T), bf16>;
 };
 using count = lora::count_kernel<std::int32_t>;
+using ends = lora::ends_kernel<std::int32_t>;
+using identity = lora::identity_kernel<bf16>;
+struct sparse {
+  using arguments = lora::sparse_arguments<bf16, bf16>;
+  using tuning = chosen<lora::sparse_tuning, lora::default_sparse_tuning>;
+  template <target T> using agent = lora::sparse_agent<tuning{}(T), bf16, bf16>;
+};
+struct sparse_gradient {
+  using arguments = lora::sparse_gradient_arguments<bf16>;
+  using tuning = chosen<lora::sparse_tuning, lora::default_sparse_tuning>;
+  template <target T> using agent = lora::sparse_gradient_agent<tuning{}(T), bf16>;
+};
 
 }  // namespace kernels
 

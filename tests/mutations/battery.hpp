@@ -39,6 +39,8 @@ std::vector<check> prim_checks();
 std::vector<check> norm_checks();
 std::vector<check> quantize_checks();
 std::vector<check> route_checks();
+std::vector<check> moe_checks();
+std::vector<check> comm_checks();
 
 //! `n` elements between two bands; every byte is 0xFF, which is NaN in every float type.
 template <class T> class memory {

@@ -293,7 +293,7 @@ template <class Problem> struct linear_kernel {
   using arguments = typename Problem::arguments;
   template <target> using agent = gemm::linear_agent<gemm::linear_tuning{.m = 16, .n = 32}, Problem>;
 };
-void packed() {
+void packed_weights() {
   constexpr int m = 19, n = 45, k = 3 * 128, strips = 2;
   using layout = policy::weight_layout<4, policy::machine_family::host, 64, 32>;      // two operands share a group
   const matrix<bf16> x(1, m, k, k, 41);
@@ -337,7 +337,7 @@ void packed() {
 namespace battery {
 std::vector<check> gemm_checks() {
   return {{"gemm types and layouts", types},   {"gemm epilogues", epilogues}, {"gemm gated pairs", gated},
-          {"gemm split K", split_k},           {"gemm refusals", refusals},   {"gemm packed weights", packed},
+          {"gemm split K", split_k},           {"gemm refusals", refusals},   {"gemm packed weights", packed_weights},
           {"gemm at the end of memory", edges}, {"gemm orders and reductions", orders}, {"gemm in two parts", two_parts}};
 }
 }  // namespace battery

@@ -54,7 +54,7 @@ static_assert(names[0] == "address_past_last_row");
 
 std::vector<battery::check> all_checks() {
   std::vector<battery::check> all;
-  for (const auto& some : {battery::machine_checks(), battery::prim_checks(), battery::gemm_checks(), battery::attention_checks(), battery::attention_backward_checks(), battery::norm_checks(), battery::quantize_checks(), battery::route_checks()})
+  for (const auto& some : {battery::machine_checks(), battery::prim_checks(), battery::gemm_checks(), battery::attention_checks(), battery::attention_backward_checks(), battery::norm_checks(), battery::quantize_checks(), battery::route_checks(), battery::moe_checks(), battery::comm_checks()})
     all.insert(all.end(), some.begin(), some.end());
   return all;
 }

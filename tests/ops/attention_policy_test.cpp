@@ -1,6 +1,9 @@
 // What attention is told besides its operands: normalizers, score modifiers, lists of blocks; and latent keys (MLA).
 #include <catch2/catch.hpp>
 #include <set>
+#include <smalti/policy/gate.hpp>
+#include <smalti/policy/sink_window_blocks.hpp>
+#include <smalti/policy/work_list.hpp>
 #include "ops/attention_problem.hpp"
 
 using namespace smalti;
@@ -22,6 +25,8 @@ template <class Normalizer, class Score = policy::identity_score, class Blocks =
   static constexpr bool split_kv = Split;
 };
 
+template <class Gate> struct with_gate : with<policy::softmax> { using gate = Gate; };
+
 template <int D, class Mask, class Options, class F>
 void compare(const attention_shape& shape, const test::problem_terms& terms, F finish, float size = 1) {
   std::mt19937 generator(seed + D);
@@ -38,6 +43,12 @@ void compare(const attention_shape& shape, const test::problem_terms& terms, F f
 
 struct latent : with<policy::softmax, policy::identity_score, policy::all_blocks, 512> {
   static constexpr bool packed = true;
+};
+
+struct balanced : attention::options {
+  using out = float;
+  using work = policy::balanced_work;
+  static constexpr bool split_kv = true;
 };
 
 const attention_shape prefill{{40, 0, 21}, {77, 9, 0}, 4, 2, 64, 64}, decode{{1, 2, 1}, {77, 128, 0}, 8, 2, 64, 64};
@@ -145,6 +156,151 @@ TEST_CASE("lists of blocks say which keys are looked at", "[ops][attention]") {
   listed<64, 32, true>({{70, 40}, {150, 99}, 4, 2, 64, 64}, 4);
   listed<32, 1, false>({{3, 1}, {150, 99}, 8, 2, 64, 64}, 2);
   listed<16, 1, true>({{3, 1}, {150, 99}, 8, 2, 64, 64}, 8);
+}
+
+TEST_CASE("a window with sinks looks at its own blocks only", "[ops][attention]") {
+  const auto compare_window = [](auto blocks, const attention_shape& shape, int sinks, int count) {
+    using iterator = decltype(blocks);
+    CAPTURE(sinks, count, iterator::width, iterator::height);
+    const auto mask = policy::sink_window_keys(sinks, count);
+    const auto terms = [=](oracle::attention_problem& p, int, int) {
+      p.visible = [=, shift = p.keys - p.queries](int i, int j) { return j <= i + shift && (j < sinks || j > i + shift - count); };
+    };
+    compare<64, policy::sink_window<>, with<policy::softmax, policy::identity_score, iterator, 0, true>>(shape, terms, [&](auto& x) {
+      x.mask = mask;
+      x.blocks = policy::blocks_of<iterator::width, iterator::height>(mask);
+      x.split_keys = 64;
+    });
+  };
+  for (const auto& [sinks, count] : {std::pair{4, 20}, {33, 1}, {0, 70}, {200, 5}}) {
+    compare_window(policy::sink_window_blocks<32, 32>{}, {{70, 40}, {150, 33}, 4, 2, 64, 64}, sinks, count);
+    compare_window(policy::sink_window_blocks<16, 1>{}, {{3, 1}, {150, 99}, 8, 2, 64, 64}, sinks, count);
+  }
+  // Every pair that the mask shows lies in a block of the list, blocks ascend, and there are no more than those of sinks and window.
+  for (int keys = 0; keys <= 70; keys += 7)
+    for (int queries = 1; queries <= 40; queries += 3)
+      for (int sinks : {0, 1, 16, 17, 40})
+        for (int count : {1, 16, 30}) {
+          const auto mask = policy::for_lengths(policy::sink_window_keys(sinks, count), queries, keys);
+          const auto blocks = policy::for_lengths(policy::blocks_of<16, 8>(policy::sink_window_keys(sinks, count)), queries, keys);
+          for (int row = 0; row * 8 < queries; ++row) {
+            const auto list = blocks.at(0, 0, row);
+            std::set<int> there;
+            for (int i = 0; i < list.count(); ++i) {
+              REQUIRE((i == 0 || list.block(i) > list.block(i - 1)));
+              REQUIRE(list.block(i) * 16 < keys);
+              there.insert(list.block(i));
+            }
+            REQUIRE(list.count() <= (sinks + 15) / 16 + (count + 7 + 14) / 16 + 1);
+            for (int q = row * 8; q < queries && q < row * 8 + 8; ++q)
+              for (int k = 0; k < keys; ++k)
+                if (mask.visible(q, k)) REQUIRE(there.count(k / 16) == 1);
+          }
+        }
+}
+
+TEST_CASE("a gate multiplies the result before it is rounded", "[ops][attention]") {
+  const auto compare_gated = [](auto gate, const attention_shape& shape, auto activation) {
+    std::mt19937 generator(seed);
+    rows_of_batch<bf16> g(shape.queries, shape.heads, 64, row_order::ragged);
+    g.fill(generator);
+    const auto terms = [&](oracle::attention_problem& p, int s, int h) {
+      test::causal_terms()(p, s, h);
+      p.gate = [&, s, h](int i, int e) { return activation(g.get(s, h, i, e)); };
+    };
+    compare<64, policy::causal, with_gate<decltype(gate)>>(shape, terms, [&](auto& x) { x.gate = g.rows<const bf16>(); });
+  };
+  const auto sigmoid = [](double z) { return 1 / (1 + std::exp(-z)); };
+  compare_gated(policy::sigmoid_gate<bf16>{}, prefill, sigmoid);
+  compare_gated(policy::sigmoid_gate<bf16>{}, decode, sigmoid);
+  compare_gated(policy::silu_gate<bf16>{}, decode, [=](double z) { return z * sigmoid(z); });
+  compare_gated(policy::product_gate<bf16>{}, prefill, [](double z) { return z; });
+}
+
+TEST_CASE("ragged work in parts of equal length", "[ops][attention]") {
+  using op = test::tuned_op<attention::flash<bf16, 64, attention::dense_kv<bf16>, policy::causal, balanced>, test::small_tiles>;
+  const auto compare_parts = [](const attention_shape& shape, int blocks, bool decode) {
+    CAPTURE(blocks, decode);
+    std::mt19937 generator(seed);
+    rows_of_batch<bf16> q(shape.queries, shape.heads, 64, row_order::ragged), k(shape.keys, shape.kv_heads, 64, row_order::ragged), v(shape.keys, shape.kv_heads, 64, row_order::ragged);
+    q.fill(generator), k.fill(generator), v.fill(generator);
+    const int count = policy::balanced_items(shape.sequences(), blocks);
+    test::array<policy::work_item> items(count);
+    test::check_attention<op, bf16, float>(shape, q, row_order::ragged, [&](int s, int h, int j, int c) { return k.get(s, h, j, c); },
+                                           [&](int s, int h, int j, int c) { return v.get(s, h, j, c); }, test::causal_terms(), seed, [&](const auto&, auto& x) {
+                                             x.kv = {k.rows<const bf16>(), v.rows<const bf16>()};
+                                             REQUIRE(policy::plan_balanced(shape.keys.data(), shape.sequences(), 32, blocks, items.data(), count).code == errc::ok);
+                                             x.work = {items.data(), count};
+                                           });
+  };
+  for (const int blocks : {1, 4, 9}) {
+    compare_parts({{1, 1, 2, 1}, {300, 7, 130, 0}, 4, 2, 64, 64}, blocks, true);
+    compare_parts({{40, 3}, {170, 99}, 4, 2, 64, 64}, blocks, false);
+  }
+}
+
+TEST_CASE("a list of work that leaves parts out is refused", "[ops][attention]") {
+  using op = attention::flash<bf16, 64, attention::dense_kv<bf16>, policy::causal, balanced>;
+  test::array<bf16> memory(4 * 2 * 128 * 64);
+  test::array<float> o(2 * 64);
+  const std::int32_t lengths[] = {128, 128};
+  policy::work_item items[6];
+  const host_context context{1};
+  op::args x{.q = attention::bshd<const bf16>(memory.data(), 2, 1, 1, 64), .kv = {attention::bshd<const bf16>(memory.data(), 2, 128, 1, 64), attention::bshd<const bf16>(memory.data(), 2, 128, 1, 64)}, .o = attention::bshd(o.data(), 2, 1, 1, 64)};
+  x.work = {items, 6};
+  const auto plan = [&] { REQUIRE(policy::plan_balanced(lengths, 2, 32, 4, items, 6).code == errc::ok); };
+  plan();
+  REQUIRE(op::check(context, x).code == errc::ok);
+  items[1].begin += 1;
+  REQUIRE(op::check(context, x).code == errc::bad_value);
+  plan(), items[2].sequence = 0;
+  REQUIRE(op::check(context, x).code == errc::bad_value);
+  plan(), items[0].parts = 7;
+  REQUIRE(op::check(context, x).code == errc::bad_value);
+  plan();
+  for (policy::work_item& item : items)
+    if (item.sequence == 1) item.sequence = -1;
+  REQUIRE(op::check(context, x).code == errc::bad_shape);
+  plan(), x.split_keys = 64;
+  REQUIRE(op::check(context, x).code == errc::bad_value);
+  x.split_keys = 0, x.work.count = 1;
+  REQUIRE(op::check(context, x).code == errc::bad_shape);
+  x.work = {nullptr, 6};
+  REQUIRE(op::check(context, x).code == errc::null_pointer);
+}
+
+TEST_CASE("a balanced list covers every tile once", "[policy][attention]") {
+  std::mt19937 generator(seed);
+  CAPTURE(seed);
+  for (int trial = 0; trial < 200; ++trial) {
+    const int sequences = int(generator() % 9), blocks = 1 + int(generator() % 40), tile = 1 + int(generator() % 64), overhead = int(generator() % 4);
+    std::vector<std::int32_t> lengths(sequences);
+    long long all = 0;
+    for (auto& n : lengths) n = std::int32_t(generator() % (trial % 2 ? 2000 : 5)), all += (n + tile - 1) / tile + overhead;
+    std::vector<policy::work_item> items(policy::balanced_items(sequences, blocks));
+    REQUIRE(policy::plan_balanced(lengths.data(), sequences, tile, blocks, items.data(), int(items.size()), overhead).code == errc::ok);
+    int w = 0;
+    for (int s = 0; s < sequences; ++s) {
+      int at = 0;
+      const int first = w, parts = items[w].parts;
+      for (int p = 0; p < parts; ++p, ++w) {
+        REQUIRE(items[w].sequence == s);
+        REQUIRE(items[w].part == p);
+        REQUIRE(items[w].place == first);
+        REQUIRE(items[w].begin == at);
+        REQUIRE(items[w].end - at <= std::max<long long>(1, (all + blocks - 1) / blocks));
+        at = items[w].end;
+      }
+      REQUIRE(at == (lengths[s] + tile - 1) / tile);
+    }
+    for (; w < int(items.size()); ++w) REQUIRE(items[w].sequence == -1);
+  }
+  policy::work_item one[3];
+  const std::int32_t length = 5, negative = -1;
+  REQUIRE(policy::plan_balanced(&length, 1, 0, 1, one, 3).code == errc::bad_value);
+  REQUIRE(policy::plan_balanced(&length, 1, 16, 0, one, 3).code == errc::bad_value);
+  REQUIRE(policy::plan_balanced(&length, 1, 16, 3, one, 3).code == errc::bad_shape);
+  REQUIRE(policy::plan_balanced(&negative, 1, 16, 1, one, 3).code == errc::bad_value);
 }
 
 TEST_CASE("values of latent attention are the beginnings of its keys", "[ops][attention]") {

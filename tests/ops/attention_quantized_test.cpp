@@ -68,8 +68,13 @@ TEST_CASE("attention to keys quantized for each channel, of two bits", "[ops][at
 
 // Dense memory is a pool of one page for each sequence, seen as rows.
 TEST_CASE("attention to dense integers", "[ops][attention][quantized]") {
-  using storage = policy::kv_integer<4, policy::kv_scaling::symmetric, bf16, policy::kv_axis::channels, 48>;
-  constexpr int d = 96, rows = 80, heads = 2;
+#if defined(__CUDACC__)
+  constexpr int d = 128, group = 64;      // powers of two: what a tile program can decode
+#else
+  constexpr int d = 96, group = 48;
+#endif
+  using storage = policy::kv_integer<4, policy::kv_scaling::symmetric, bf16, policy::kv_axis::channels, group>;
+  constexpr int rows = 80, heads = 2;
   std::mt19937 g(seed);
   const attention_shape shape{{20, 20}, {rows, rows}, 4, heads, d, d};
   test::quantized_cache<storage, policy::nhd, d> cache({rows, rows}, rows, heads, false, g);

@@ -83,7 +83,10 @@ template <class Storage, class Layout, int D> void round_trip(const std::vector<
 TEST_CASE("append stores the nearest integers", "[ops][cache][quantized]") {
   round_trip<policy::kv_int8<>, policy::nhd, 64>({37, 0, 5}, 8, false, 11);
   round_trip<policy::kv_int4<32>, policy::hnd, 128>({19, 33}, 16, true, 33);
+#if !defined(__CUDACC__)
+  // Groups and heads that are no powers of two: the host's only.
   round_trip<policy::kv_integer<4, kv_scaling::symmetric, bf16, kv_axis::channels, 48>, policy::nhd, 96>({20}, 8, false, 7);
+#endif
   round_trip<policy::kv_per_channel_keys<2, 32>, policy::nhd, 64>({96, 32}, 64, false, 32);
   round_trip<policy::kv_per_channel_keys<4, 16, float>, policy::hnd, 64>({64, 16}, 32, true, 64);
 }

@@ -127,6 +127,29 @@ template <class Format> void same_matrix(const quantized& q, const tensor* dequa
   CHECK(none.matrix.data == nullptr);
 }
 
+// Block-scaled: the same, two codes a byte where they are e2m1, scales as the file stores them, the tensor's beside them.
+template <class Format> void same_block_matrix(const quantized& q, const tensor* dequant) {
+  const int n = int(q.n), k = int(q.k);
+  test::array<std::byte> memory(gemm::matrix_bytes<Format>(n, k));
+  gemm::imported_matrix<Format> w;
+  REQUIRE(gemm::copy_imported<Format>(w, memory.data(), q).code == errc::ok);
+  REQUIRE(memory.guarded());
+  CHECK(w.matrix.stride % 16 == 0);
+  CHECK(w.scales.cols % 16 == 0);
+  constexpr bool pairs = std::is_same_v<typename Format::codec::storage, e2m1>, number = !std::is_same_v<typename Format::scales::second, policy::one_level>;
+  std::vector<float> out;
+  for (int j = 0; j < n; ++j)
+    for (int p = 0; p < k; ++p) {
+      const unsigned byte = reinterpret_cast<const std::uint8_t*>(w.matrix.data)[std::ptrdiff_t(j) * w.matrix.stride + p / (pairs ? 2 : 1)], code = !pairs ? byte : p % 2 == 0 ? byte & 15u : byte >> 4;
+      const auto stored = w.scales.data[std::ptrdiff_t(j) * w.scales.stride + p / Format::scales::group_k];
+      float scale = 0;
+      if constexpr (number) scale = policy::effective_scale<typename Format::scales>(to_float(stored), *w.tensor);
+      else scale = to_float(e8m0{stored});
+      out.push_back(Format::codec::value(code) * scale);
+    }
+  CHECK(out == floats(*dequant));
+}
+
 using policy::zero_point;
 template <int Bits> void gptq_case(const quantized& q, std::int64_t group, const tensor* want) {
   if (group == 32) same_values<policy::int_affine<Bits, 32, zero_point::integer>>(q, want);
@@ -194,6 +217,36 @@ TEST_CASE("an order of columns needs a place in the packed weight", "[ops][gemm]
   const status st = gemm::pack_imported(weight::over(memory.data(), int(q.n), int(q.k)), q);
   CHECK(st.code == errc::bad_value);
   CHECK(std::string(st.what).find("ordered = true") != std::string::npos);
+}
+
+TEST_CASE("matrices below one another", "[ops][gemm][io]") {
+  const opened f("gguf.safetensors");
+  // the same rows three times, as one weight: the values three times
+  const auto stacked = [&](auto format, const char* id, ggml_type type) {
+    using weight = gemm::packed_weight<decltype(format)>;
+    const auto& c = golden::find(id);
+    CAPTURE(c.id);
+    const tensor *packed = f(c, "packed"), *want = f(c, "dequant");
+    quantized q;
+    REQUIRE(import_tensor({packed->name, type, 2, {want->shape[1], want->shape[0], 1, 1}, packed->data}, q));
+    const quantized* const parts[] = {&q, &q, &q};
+    test::array<std::byte> memory(weight::bytes(3 * int(q.n), int(q.k)));
+    const weight w = weight::over(memory.data(), 3 * int(q.n), int(q.k));
+    REQUIRE(gemm::pack_imported(w, parts, 3).code == errc::ok);
+    REQUIRE(memory.guarded());
+    std::vector<float> all = floats(*want);
+    const std::vector<float> once = all;
+    for (int i = 0; i < 2; ++i) all.insert(all.end(), once.begin(), once.end());
+    CHECK(decoded(w) == all);
+    CHECK(gemm::pack_imported(w, parts, 0).code == errc::null_pointer);
+    CHECK(gemm::pack_imported(w, parts, 2).code == errc::bad_shape);
+    quantized other = q;
+    other.k = q.k - 32;
+    const quantized* const uneven[] = {&q, &other, &q};
+    CHECK(gemm::pack_imported(w, uneven, 3).code == errc::bad_shape);
+  };
+  stacked(policy::q4_1{}, "gguf/q4_1.plain", ggml_type::q4_1);
+  stacked(policy::q4_k{}, "gguf/q4_k.plain", ggml_type::q4_k);
 }
 
 TEST_CASE("blocks of ggml", "[ops][gemm][io]") {
@@ -306,10 +359,17 @@ TEST_CASE("block-scaled floats: NVFP4 of both conventions, MX, FP8 of every reac
     } else if (c.format == "ct:nvfp4") {
       const quantized q = imported(nvfp4(codes, scale, f(c, "weight_global_scale"), tensor_scale_use::divides));
       same_values<policy::nvfp4_divisor>(q, want);
+      same_block_matrix<policy::nvfp4_divisor>(q, want);
       CHECK(std::string(refusal<policy::nvfp4_multiplier>(q).what).find("divides") != std::string::npos);
-    } else if (c.format == "ct:mxfp4") same_values<policy::mxfp4>(imported(mx(codes, scale, code_kind::e2m1)), want);
+    } else if (c.format == "ct:mxfp4") {
+      same_values<policy::mxfp4>(imported(mx(codes, scale, code_kind::e2m1)), want);
+      same_block_matrix<policy::mxfp4>(imported(mx(codes, scale, code_kind::e2m1)), want);
+    }
     else if (c.format == "ct:mxfp6") same_values<policy::mxfp6_e2m3>(imported(mx(codes, scale, code_kind::e2m3)), want);
-    else if (c.format == "ct:mxfp8") same_values<policy::mxfp8_e4m3>(imported(mx(codes, scale, code_kind::e4m3)), want);
+    else if (c.format == "ct:mxfp8") {
+      same_values<policy::mxfp8_e4m3>(imported(mx(codes, scale, code_kind::e4m3)), want);
+      same_block_matrix<policy::mxfp8_e4m3>(imported(mx(codes, scale, code_kind::e4m3)), want);
+    }
     else if (c.format == "ct:fp8-block") {
       same_values<policy::fp8_block>(imported(fp8(codes, scale, 128, 128)), want);
       same_matrix<policy::fp8_block>(imported(fp8(codes, scale, 128, 128)), want);
@@ -332,6 +392,7 @@ TEST_CASE("block-scaled floats: NVFP4 of both conventions, MX, FP8 of every reac
     if (c.format != "modelopt:nvfp4" || !c.has("dequant")) continue;
     CAPTURE(c.id);
     same_values<policy::nvfp4_multiplier>(imported(nvfp4(m(c, "packed"), m(c, "scale"), m(c, "scale_2"), tensor_scale_use::multiplies)), m(c, "dequant"));
+    same_block_matrix<policy::nvfp4_multiplier>(imported(nvfp4(m(c, "packed"), m(c, "scale"), m(c, "scale_2"), tensor_scale_use::multiplies)), m(c, "dequant"));
     ++modelopt;
   }
   CHECK(modelopt >= 1);

@@ -46,7 +46,7 @@ template <class Tokens, class Format> void integer_case(int m, int n, int k, int
   CAPTURE(quantized_seed, m, n, k, splits);
   std::vector<neutral<Format>> w;
   w.emplace_back(n, k, generator);
-  packed<Format, std::int8_t> p(w);
+  packed_stack<Format, std::int8_t> p(w);
   tokens_of<Tokens> x(m, k, Format::scales::group_k, generator);
   array<float> y(std::size_t(m) * (n + 5));
   std::vector<float> first;
@@ -124,7 +124,7 @@ template <class Format> void grouped_case(std::vector<int> lengths, int n, int k
     w.emplace_back(n, k, generator, drawing{.ordered = ordered});
     w.back().meaning.order = w[0].meaning.order;
   }
-  packed<Format, bf16> p(w);
+  packed_stack<Format, bf16> p(w);
   const rows_of<bf16> x(tokens, k, generator, true);
   array<std::int32_t> offsets(experts + 1);
   array<int> source(std::max(1, total)), target(std::max(1, total));
@@ -197,6 +197,91 @@ TEST_CASE("grouped: rows of many weights", "[ops][gemm][quantized][grouped]") {
   grouped_case<policy::int4_affine<64>>({0, 100, 0}, 33, 64, false, 1);
 }
 
+// ---- groups along k
+
+namespace {
+// The columns of one segment, zeros elsewhere: what a group along k multiplies.
+std::vector<double> columns_between(const std::vector<double>& x, int m, int k, int first, int last) {
+  std::vector<double> out(x.size());
+  for (int i = 0; i < m; ++i)
+    for (int c = first; c < last; ++c) out[std::size_t(i) * k + c] = x[std::size_t(i) * k + c];
+  return out;
+}
+template <class Op, class Format, class Args> void depth_case(Args a, const std::vector<double>& x, const neutral<Format>& w, std::vector<int> bounds, std::vector<int> ends, int m, int n, int k) {
+  const int count = int(bounds.size()) - 1;
+  CAPTURE(quantized_seed, m, n, k, bounds, ends);
+  array<std::int32_t> offsets(bounds.size()), end(std::size_t(count) + 1);
+  for (int e = 0; e <= count; ++e) offsets[e] = bounds[e];
+  for (int e = 0; e < count; ++e) end[e] = ends.empty() ? bounds[e + 1] : ends[e];
+  array<float> y(std::size_t(count) * m * n);
+  std::vector<float> first;
+  for_each_context(quantized_seed, [&](const auto& plain) {
+    const auto context = with_tuning<one_tile>(plain);
+    std::memset(y.data(), 0xA5, y.size() * sizeof(float));
+    a.y = {y.data(), count, m, n, std::int64_t(m) * n, n};
+    a.rows = {offsets.data(), count};
+    a.end = ends.empty() ? nullptr : end.data();
+    run_linear<Op>(context, a);
+    const auto places = w.meaning.places();
+    for (int e = 0; e < count; ++e) {
+      const auto mine = columns_between(x, m, k, bounds[e], end[e]);
+      for (int i = 0; i < m; ++i)
+        for (int j = 0; j < n; ++j) {
+          const answer sum = multiply(mine, i, w.meaning, j, places);
+          const double got = y[(std::size_t(e) * m + i) * n + j];
+          if (!(std::abs(got - sum.value) <= (k + 24) * 0x1p-24 * sum.size)) {
+            CAPTURE(e, i, j, sum.value, got);
+            REQUIRE(std::abs(got - sum.value) <= (k + 24) * 0x1p-24 * sum.size);
+          }
+        }
+    }
+    REQUIRE(y.guarded());
+    if (first.empty()) first.assign(y.begin(), y.end());
+    REQUIRE(std::memcmp(first.data(), y.data(), first.size() * sizeof(float)) == 0);
+  });
+}
+template <class Format> void depth_of_weights(std::vector<int> bounds, std::vector<int> ends, int m, int n) {
+  using op = gemm::grouped_depth_weight_only<Format, policy::chain<>, bf16, float, any>;
+  const int k = bounds.back();
+  std::mt19937 generator(quantized_seed);
+  std::vector<neutral<Format>> w;
+  w.emplace_back(n, k, generator);
+  packed_stack<Format, bf16> p(w);
+  const rows_of<bf16> x(m, k, generator, true);
+  typename op::args a{};
+  a.x = {x.data.data(), m, k, x.stride};
+  a.w = p.w;
+  depth_case<op>(a, x.real, w[0], bounds, ends, m, n, k);
+}
+template <class Tokens, class Format> void depth_of_tokens(std::vector<int> bounds, int m, int n) {
+  using op = gemm::grouped_depth_quantized<Tokens, Format, policy::chain<>, float, any>;
+  const int k = bounds.back();
+  std::mt19937 generator(quantized_seed);
+  std::vector<neutral<Format>> w;
+  w.emplace_back(n, k, generator);
+  packed_stack<Format, std::int8_t> p(w);
+  tokens_of<Tokens> x(m, k, Format::scales::group_k, generator);
+  typename op::args a{};
+  a.x = {x.codes.data(), m, k, x.stride};
+  a.x_scales = {x.scales.data(), x.groups, m, m};
+  if constexpr (!std::is_empty_v<decltype(a.x_sums)>) a.x_sums = {x.sums.data(), int(x.sums.size()) / m, m, m};
+  a.w = p.w;
+  depth_case<op>(a, x.real, w[0], bounds, {}, m, n, k);
+}
+}  // namespace
+
+TEST_CASE("grouped: parts of k", "[ops][gemm][quantized][grouped]") {
+  // empty ones, one column, within a group, over several steps; boundaries in the middle of groups and words
+  depth_of_weights<policy::int4_affine<64>>({0, 5, 5, 6, 300, 301, 700}, {}, 19, 70);
+  depth_of_weights<policy::int4_affine<64>>({0, 64, 64, 320, 700}, {10, 64, 320, 321}, 3, 70);      // the rest is padding
+  depth_of_weights<policy::q4_0>({0, 33, 513, 600}, {}, 5, 33);
+  depth_of_weights<policy::int4_affine<0>>({0, 33, 129, 600}, {}, 5, 33);
+  depth_of_weights<policy::nvfp4_multiplier>({0, 7, 256, 272}, {}, 17, 33);
+  depth_of_tokens<policy::int8_tokens<32>, policy::q4_0>({0, 7, 31, 32, 290, 600}, 19, 70);
+  depth_of_tokens<policy::int8_tokens<32>, policy::q4_1>({0, 64, 64, 96, 600}, 3, 70);
+  depth_of_tokens<policy::int8_tokens<0>, policy::int_affine<8, 0>>({0, 7, 7, 300}, 5, 33);
+}
+
 // ---- refusals
 
 namespace {
@@ -225,7 +310,7 @@ TEST_CASE("linear operations refuse wrong arguments by name", "[ops][gemm][quant
   std::mt19937 generator(quantized_seed);
   std::vector<neutral<format>> w;
   w.emplace_back(n, k, generator);
-  packed<format, bf16> p(w);
+  packed_stack<format, bf16> p(w);
   array<bf16> x(m * k), bias(n);
   array<float> y(m * n);
   const auto with = [&](auto change) {
@@ -272,7 +357,7 @@ TEST_CASE("linear operations refuse wrong arguments by name", "[ops][gemm][quant
   SECTION("quantized activations") {
     std::vector<neutral<policy::q4_1>> v;
     v.emplace_back(n, k, generator);
-    packed<policy::q4_1, std::int8_t> q(v);
+    packed_stack<policy::q4_1, std::int8_t> q(v);
     array<std::int8_t> codes(m * k);
     array<float> scales(6 * m), sums(6 * m);
     const auto token = [&](auto change) {
@@ -299,7 +384,7 @@ TEST_CASE("linear operations refuse wrong arguments by name", "[ops][gemm][quant
     offsets[0] = 0, offsets[1] = 4, offsets[2] = m;
     std::vector<neutral<format>> two;
     two.emplace_back(n, k, generator), two.emplace_back(n, k, generator);
-    packed<format, bf16> q(two);
+    packed_stack<format, bf16> q(two);
     const auto group = [&](auto change) {
       group_op::args a{};
       a.x = {x.data(), m, k, k};
@@ -320,6 +405,41 @@ TEST_CASE("linear operations refuse wrong arguments by name", "[ops][gemm][quant
 #if !defined(__CUDACC__)
     offsets[2] = m + 1;
     refused<group_op>(group([](auto&) {}), errc::bad_shape, "end within", m + 1, m);
+#endif
+  }
+  SECTION("groups along k") {
+    using depth_op = gemm::grouped_depth_weight_only<format>;
+    array<std::int32_t> offsets(3);
+    offsets[0] = 0, offsets[1] = 64, offsets[2] = k;
+    array<float> z(2 * m * n);
+    const auto depth = [&](auto change) {
+      depth_op::args a{};
+      a.x = {x.data(), m, k, k};
+      a.w = p.w;
+      a.y = {z.data(), 2, m, n, m * n, n};
+      a.rows = {offsets.data(), 2};
+      change(a);
+      return a;
+    };
+    REQUIRE(depth_op::check(any_context(), depth([](auto&) {})).code == errc::ok);
+    refused<depth_op>(depth([](auto& a) { a.rows.offsets = nullptr; }), errc::null_pointer, "segments.offsets");
+    refused<depth_op>(depth([](auto& a) { a.y.count = 1; }), errc::bad_shape, "y needs a matrix", 1, 2);
+    refused<depth_op>(depth([](auto& a) { a.y.distance = 4; }), errc::aliased, "y.distance");
+    const int order[1] = {0};
+    refused<depth_op>(depth([&](auto& a) { a.w.order = order; }), errc::bad_value, "order of columns");
+#if !defined(__CUDACC__)
+    offsets[2] = k + 1;
+    refused<depth_op>(depth([](auto&) {}), errc::bad_shape, "end within", k + 1, k);
+    offsets[1] = 65, offsets[2] = k;
+    std::vector<neutral<policy::q4_1>> v;
+    v.emplace_back(n, k, generator);
+    packed_stack<policy::q4_1, std::int8_t> q(v);
+    array<std::int8_t> codes(m * k);
+    array<float> scales(6 * m);
+    using token_depth = gemm::grouped_depth_quantized<policy::int8_tokens<32>, policy::q4_1>;
+    token_depth::args t{};
+    t.x = {codes.data(), m, k, k}, t.x_scales = {scales.data(), 6, m, m}, t.x_sums = {scales.data(), 6, m, m}, t.w = q.w, t.y = {z.data(), 2, m, n, m * n, n}, t.rows = {offsets.data(), 2};
+    refused<token_depth>(t, errc::bad_value, "whole groups", 65, 32);
 #endif
   }
   SECTION("packing") {

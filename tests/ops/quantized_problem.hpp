@@ -98,11 +98,11 @@ template <class Format> struct neutral {
 };
 
 // Packed for the machine of this file, one expert or several.
-template <class Format, class Operand> struct packed {
+template <class Format, class Operand> struct packed_stack {
   using weight = gemm::packed_weight<Format, Operand>;
   array<std::byte> memory;
   weight w;
-  explicit packed(const std::vector<neutral<Format>>& all)
+  explicit packed_stack(const std::vector<neutral<Format>>& all)
       : memory(weight::bytes(all[0].meaning.n, all[0].meaning.k, int(all.size()), !all[0].meaning.order.empty())),
         w(weight::over(memory.data(), all[0].meaning.n, all[0].meaning.k, int(all.size()), !all[0].meaning.order.empty())) {
     std::vector<std::byte> room(gemm::packing_bytes<weight>(all[0].meaning.k));
@@ -206,7 +206,7 @@ template <class Format, class Options = any, class X = bf16, class Y = float, cl
   CAPTURE(quantized_seed, m, n, k, splits);
   std::vector<neutral<Format>> w;
   w.emplace_back(n, k, generator, how);
-  packed<Format, X> p(w);
+  packed_stack<Format, X> p(w);
   const rows_of<X> x(m, k, generator, Options::any_width);
   const int ldy = Options::any_width ? n + 5 : n + int(16 / sizeof(Y));
   array<Y> y(std::size_t(m) * ldy, Options::any_width);

@@ -1,11 +1,13 @@
 // The index of slots by expert against lists that are appended to, the published worked example, and what goes wrong in the field: 32-bit
-// offsets, 16-bit counters, unstable orders, -1 taken for a row. Then the gradients of weights and the balance of loads.
+// offsets, 16-bit counters, unstable orders, -1 taken for a row.
 #include <smalti/ops/route.hpp>
 
 #include <catch2/catch.hpp>
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <limits>
 #include <numeric>
 #include <random>
 #include <string>
@@ -14,6 +16,8 @@
 #include "../reference/route.hpp"
 #include "../support/arrays.hpp"
 #include "../support/contexts.hpp"
+#include "../support/paths.hpp"
+#include "route_problem.hpp"
 
 namespace {
 using namespace smalti;
@@ -21,6 +25,7 @@ using policy::expert_capacity;
 using policy::row_layout;
 using policy::slot_order;
 using oracle::route::row;
+using namespace route_problem;
 
 struct built {
   std::vector<int> offsets, end, slot_of_row, token_of_row, row_of_slot, demand, tile_expert, tile_first;
@@ -75,23 +80,6 @@ TEST_CASE("route index: the worked example") {
     y.order = slot_order::token;
     CHECK(build(context, y, ids).slot_of_row[0] == 2 * 0 + 1);
   });
-}
-
-enum class skew { even, one, some };
-std::vector<int> random_ids(int tokens, int choices, int experts, int identities, skew how, std::mt19937& random) {
-  std::vector<int> ids(std::size_t(tokens) * choices, -1);
-  for (int t = 0; t < tokens; ++t)
-    for (int j = 0; j < choices; ++j) {
-      if (how == skew::some && random() % 4 == 0) continue;      // no expert
-      for (;;) {
-        const int e = how == skew::one && j == 0 ? experts / 2 : int(random() % (experts + identities));
-        const auto mine = ids.begin() + std::size_t(t) * choices;
-        if (std::find(mine, mine + j, e) != mine + j) continue;
-        mine[j] = e;
-        break;
-      }
-    }
-  return ids;
 }
 
 void compare(int tokens, int choices, int experts, int identities, skew how, row_layout layout, expert_capacity capacity, slot_order order, int tile_rows, std::uint32_t seed) {
@@ -239,6 +227,200 @@ TEST_CASE("route index: rows past 2^31 bytes and elements are found in 64 bits")
   CHECK(route::index::index_bytes(large) >= 3 * 4ull * 800000000);
 }
 
+// ---- routers as they behave on a real model's hidden states: tests/golden/make/routing.py
+
+struct recorded_routing {
+  int tokens = 0, experts = 0, choices = 0, count = 0;
+  std::vector<float> logits;
+  struct trace {
+    float exponent;                                              // of the Zipf law of loads; -1: all tokens to one expert
+    std::vector<float> bias;
+    std::vector<int> ids;
+  };
+  std::vector<trace> traces;
+  recorded_routing() {
+    std::ifstream file(test::golden_dir() + "/routing.bin", std::ios::binary);
+    const auto read = [&](void* to, std::size_t bytes) { REQUIRE(file.read(static_cast<char*>(to), std::streamsize(bytes))); };
+    for (int* n : {&tokens, &experts, &choices, &count}) read(n, 4);
+    REQUIRE((tokens == 768 && experts == 16 && choices == 2 && count == 5));
+    logits.resize(std::size_t(tokens) * experts);
+    read(logits.data(), logits.size() * 4);
+    for (int i = 0; i < count; ++i) {
+      trace t{0, std::vector<float>(experts), {}};
+      std::vector<unsigned char> ids(std::size_t(tokens) * choices);
+      read(&t.exponent, 4), read(t.bias.data(), t.bias.size() * 4), read(ids.data(), ids.size());
+      t.ids.assign(ids.begin(), ids.end());
+      traces.push_back(t);
+    }
+  }
+};
+
+TEST_CASE("route: recorded routers of a real model, from even loads to one expert for all") {
+  using router = route::router<policy::logit_scorer, policy::expert_bias, policy::top_k, policy::softmax_norm, route::up_to<16>>;
+  const recorded_routing all;
+  const auto logits = test::array_of(all.logits);
+  double last = 0;
+  for (const auto& trace : all.traces) {
+    CAPTURE(trace.exponent);
+    std::vector<long long> load(all.experts, 0);
+    for (int e : trace.ids) ++load[e];
+    // the recorded loads follow their law: shares of (rank)^-exponent, an expert being chosen once by a token
+    std::vector<long long> sorted(load);
+    std::sort(sorted.rbegin(), sorted.rend());
+    double whole = 0;
+    for (int r = 1; r <= all.experts; ++r) whole += std::pow(r, -std::max(trace.exponent, 0.0f));
+    for (int r = 0; r < all.experts && trace.exponent >= 0; ++r)
+      CHECK(std::abs(double(sorted[r]) - std::min<double>(all.tokens, std::pow(r + 1, -trace.exponent) / whole * all.tokens * all.choices)) <= 0.02 * all.tokens);
+    if (trace.exponent < 0) CHECK(sorted[0] == all.tokens);
+    const double imbalance = double(sorted[0]) * all.experts / (all.tokens * all.choices);
+    CHECK(imbalance > last);                                     // 1, 2.4, 4.8, 7.6, 8: the traces come in the order of skew
+    last = imbalance;
+
+    const auto bias = test::array_of(trace.bias);
+    test::for_each_context(3, [&](const auto& context) {
+      test::array<int> ids(trace.ids.size());
+      test::array<float> weights(trace.ids.size());
+      const status st = router::run(context, {.logits = {logits.data(), all.tokens, all.experts, all.experts}, .tokens = all.tokens, .experts = all.experts, .choices = all.choices, .bias = {bias.data()}, .ids = ids.data(), .weights = weights.data()});
+      INFO(st.what);
+      REQUIRE(st);
+      test::wait(context);
+      REQUIRE(std::vector<int>(ids.begin(), ids.end()) == trace.ids);      // to the last tie
+      for (int t = 0; t < all.tokens; ++t) {
+        const float a = all.logits[std::size_t(t) * all.experts + trace.ids[2 * t]], b = all.logits[std::size_t(t) * all.experts + trace.ids[2 * t + 1]];
+        REQUIRE(std::abs(weights[2 * t] - 1 / (1 + std::exp(double(b) - a))) <= 1e-5);      // of the logits, without the bias
+      }
+      // grouped, dropless and with a capacity of twice the mean: nothing is lost, or exactly what is over
+      const long long fair = 2ll * all.tokens * all.choices / all.experts;
+      for (const bool drops : {false, true}) {
+        const built b = build(context, {.tokens = all.tokens, .choices = all.choices, .experts = all.experts, .layout = row_layout::aligned(16), .capacity = drops ? expert_capacity::fixed(int(fair)) : expert_capacity{}, .tile_rows = 16}, trace.ids);
+        long long kept = 0, wanted = 0;
+        for (int e = 0; e < all.experts; ++e) {
+          CHECK(b.demand[e] == load[e]);
+          CHECK(b.end[e] - b.offsets[e] == (drops ? std::min(load[e], fair) : load[e]));
+          kept += b.end[e] - b.offsets[e], wanted += drops ? std::min(load[e], fair) : load[e];
+        }
+        CHECK(kept == wanted);
+        CHECK(std::count_if(b.row_of_slot.begin(), b.row_of_slot.end(), [](int r) { return r >= 0; }) == kept);
+      }
+    });
+  }
+}
+
+// ---- pitfalls of public trackers (the numbers are those of the specification): what the faulty form makes of an input, and what is made here.
+// P1 and P2 stand above (rows past 2^31), P4 and P5 also in route_test.cpp, P9 in lora_test.cpp.
+
+TEST_CASE("route: pitfalls, the faulty form beside ours") {
+  const auto context = test::any_context();
+  const auto routed_ids = [&](auto router, const std::vector<float>& z, int experts, int k, auto change) {
+    using type = decltype(router);
+    const auto logits = test::array_of(z);
+    const int tokens = int(z.size()) / experts;
+    test::array<int> ids(std::size_t(tokens) * k);
+    test::array<float> weights(std::size_t(tokens) * k);
+    typename type::args x{.logits = {logits.data(), tokens, experts, experts}, .tokens = tokens, .experts = experts, .choices = k, .ids = ids.data(), .weights = weights.data()};
+    change(x);
+    REQUIRE(type::run(context, x));
+    test::wait(context);
+    return std::pair(std::vector<int>(ids.begin(), ids.end()), std::vector<float>(weights.begin(), weights.end()));
+  };
+  const auto as_is = [](auto&) {};
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  using plain = route::router<policy::logit_scorer, policy::no_bias, policy::top_k, policy::softmax_norm, route::up_to<16>>;
+  using sigmoid = route::router<policy::sigmoid_scorer, policy::no_bias, policy::top_k, policy::sum_norm, route::up_to<16>>;
+
+  {  // P3: ties by subtracting 3e-7 an id: expert 0 wins over a greater score. And winners overwritten with -inf are chosen again.
+    std::vector<float> z(8, -4.0f);
+    z[0] = 1.0f, z[7] = 1.0f + 0x1p-20f;
+    const auto [ids, w] = routed_ids(plain{}, z, 8, 1, as_is);
+    std::vector<float> hacked(z);
+    for (int e = 0; e < 8; ++e) hacked[e] -= 3e-7f * float(e);
+    CHECK(std::max_element(hacked.begin(), hacked.end()) - hacked.begin() == 0);
+    CHECK(ids == std::vector<int>{7});
+    std::vector<float> few(8, -inf);
+    few[5] = 2;
+    const auto [second, w2] = routed_ids(plain{}, few, 8, 3, as_is);
+    std::vector<float> left(few);
+    std::vector<int> faulty;
+    for (int j = 0; j < 3; ++j) {
+      faulty.push_back(int(std::max_element(left.begin(), left.end()) - left.begin()));
+      left[faulty.back()] = -inf;
+    }
+    CHECK(faulty == std::vector<int>{5, 0, 0});
+    CHECK(second == std::vector<int>{5, 0, 1});
+  }
+  {  // P4: comparisons with NaN are false: an arg-max by > stays at expert 0, k times.
+    const std::vector<float> z(8, nan);
+    int best = 0;
+    for (int e = 1; e < 8; ++e) best = z[e] > z[best] ? e : best;
+    CHECK(best == 0);
+    CHECK(routed_ids(plain{}, z, 8, 3, as_is).first == std::vector<int>{0, 1, 2});
+  }
+  {  // P5: all sigmoids 0: dividing by their sum gives NaN.
+    const std::vector<float> z(8, -200.0f);
+    const float s = 1 / (1 + std::exp(200.0f)), faulty = s / (s + s);
+    CHECK(std::isnan(faulty));
+    for (float w : routed_ids(sigmoid{}, z, 8, 2, as_is).second) CHECK(w == 0.0f);
+  }
+  {  // P6: groups that are out get the key 0 where every key is negative: they win.
+    const std::vector<float> z{0.5f, 0.4f, 0.3f, 0.2f, 0.9f, -3, -3, -3}, bias(8, -5.0f);
+    const auto memory = test::array_of(bias);
+    std::vector<float> key(8);
+    for (int e = 0; e < 8; ++e) key[e] = (e < 4 ? 1 / (1 + std::exp(-z[e])) + bias[e] : 0.0f);      // group 1 is out: 0 instead of -inf
+    CHECK(std::max_element(key.begin(), key.end()) - key.begin() == 4);
+    const auto [ids, w] = routed_ids(route::deepseek_v3<route::up_to<16>>{}, z, 8, 2, [&](auto& x) { x.bias = {memory.data()}, x.selector = {2, 1}; });
+    CHECK(ids == std::vector<int>{0, 1});
+    CHECK(std::abs(w[0] + w[1] - 1) < 1e-5f);                    // and the bias does not weigh
+  }
+  {  // P7: a rank without tokens takes part: routing, an index and its tiles of nothing.
+    CHECK(routed_ids(plain{}, {}, 8, 2, [](auto& x) { x.logits = {}; }).first.empty());
+    const built b = build(context, {.tokens = 0, .choices = 2, .experts = 5, .tile_rows = 8}, {});
+    CHECK(b.offsets == std::vector<int>(6, 0));
+    CHECK(b.end == std::vector<int>(5, 0));
+  }
+  {  // P8: 70,000 slots of one expert in a counter of 16 bits are 4,464.
+    CHECK(std::uint16_t(70000) == 4464);
+    CHECK(build(context, {.tokens = 70000, .choices = 1, .experts = 2}, std::vector<int>(70000, 1)).demand == std::vector<int>{0, 70000});
+  }
+  {  // P10: two batches at once, each its index and workspace: one being built does not touch the other.
+    std::mt19937 random(7);
+    const auto first = random_ids(40, 2, 6, 0, skew::even, random), second = random_ids(40, 2, 6, 0, skew::one, random);
+    const built alone = build(context, {.tokens = 40, .choices = 2, .experts = 6}, first);
+    const auto id1 = test::array_of(first), id2 = test::array_of(second);
+    route::index::args x{.ids = id1.data(), .tokens = 40, .choices = 2, .experts = 6}, y = x;
+    test::array<unsigned char> m1(route::index::index_bytes(x)), m2(route::index::index_bytes(y));
+    x.memory = m1.data(), y.memory = m2.data(), y.ids = id2.data();
+    test::scratch s1(route::index::workspace_bytes(context, x)), s2(route::index::workspace_bytes(context, y));
+    REQUIRE(route::index::run(context, x, s1.get()));
+    REQUIRE(route::index::run(context, y, s2.get()));            // the combination of x still to come
+    test::wait(context);
+    const policy::route_index at = route::index::of(x);
+    for (int s = 0; s < 80; ++s) CHECK(at.row_of_slot[s] == alone.row_of_slot[s]);
+    y.memory = m1.data();                                        // one buffer for both: the faulty form
+    REQUIRE(route::index::run(context, y, s2.get()));
+    test::wait(context);
+    bool same = true;
+    for (int s = 0; s < 80; ++s) same = same && at.row_of_slot[s] == alone.row_of_slot[s];
+    CHECK_FALSE(same);
+  }
+  {  // P11: rows by a cursor that whoever comes first moves on: in another order of blocks, another order of rows.
+    const std::vector<int> ids(300, 0);
+    std::vector<int> cursor(300);
+    for (int i = 0, next = 0; i < 300; ++i) cursor[(i * 7) % 300] = next++;      // slots arrive in some order: 7 and 300 share no factor
+    bool rising = true;
+    for (int s = 1; s < 300; ++s) rising = rising && cursor[s] > cursor[s - 1];
+    CHECK_FALSE(rising);
+    test::for_each_context(77, [&](const auto& any) {
+      const built b = build(any, {.tokens = 300, .choices = 1, .experts = 2}, ids);
+      for (int s = 0; s < 300; ++s) REQUIRE(b.row_of_slot[s] == s);
+    });
+  }
+  {  // P12: -1 behind the last tile, as a row or as an expert, taken for a number that is not negative.
+    const built b = build(context, {.tokens = 3, .choices = 1, .experts = 2, .layout = row_layout::aligned(8), .tile_rows = 8}, {1, -1, 1});
+    CHECK(std::uint32_t(b.tile_expert.back()) > 0x7fffffffu);
+    for (int t : b.token_of_row) CHECK((t >= 0 && t < 3));       // what a gather reads is a token even in padding
+  }
+}
+
 TEST_CASE("route index: refusals name the argument and the remedy") {
   const auto context = test::any_context();
   test::array<int> ids(8), order(4);
@@ -287,193 +469,6 @@ TEST_CASE("route index: refusals name the argument and the remedy") {
   ids_refused({2, 0, 2, 1, 0, 2, 4, -1}, "expert numbers");
   ids_refused({2, 0, 2, -2, 0, 2, 3, -1}, "expert numbers");
   ids_refused({2, 2, 2, 1, 0, 2, 3, -1}, "twice");
-}
-
-// ---- gradients
-
-// d/dz of sum_j u_j w_j(z) by central differences of the definition in double.
-template <class Router> void differentiate(typename route::weight_gradient<Router>::args x, oracle::route::score how, oracle::route::norm weigh, double constant, std::uint32_t seed, const row& factor = {}) {
-  CAPTURE(x.experts, x.choices, seed);
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, 1);
-  const int tokens = x.tokens, experts = x.experts, k = x.choices;
-  std::vector<float> z(std::size_t(tokens) * experts), u(std::size_t(tokens) * k);
-  for (float& v : z) v = normal(random);
-  for (float& v : u) v = normal(random);
-  std::vector<int> ids = random_ids(tokens, k, experts, 0, skew::some, random);
-  const auto logits = test::array_of(z), gradient = test::array_of(u);
-  const auto chosen = test::array_of(ids);
-  test::for_each_context(seed, [&](const auto& context) {
-    test::array<float> result(z.size());
-    x.logits = {logits.data(), tokens, experts, experts}, x.ids = chosen.data(), x.gradient = gradient.data(), x.result = {result.data(), tokens, experts, experts};
-    REQUIRE(route::weight_gradient<Router>::run(context, x));
-    test::wait(context);
-    CHECK(result.guarded());
-    double worst = 0;
-    for (int t = 0; t < tokens; ++t) {
-      const auto loss = [&](row at) {
-        for (int e = 0; e < experts && !factor.empty(); ++e) at[e] *= factor[e];
-        const row w = oracle::route::weights(oracle::route::scores(at, how), {ids.begin() + t * k, ids.begin() + (t + 1) * k}, weigh, x.scale, constant);
-        double sum = 0;
-        for (int j = 0; j < k; ++j) sum += w[j] * u[t * k + j];
-        return sum;
-      };
-      const row at(z.begin() + t * experts, z.begin() + (t + 1) * experts);
-      double largest = 0, difference = 0;
-      for (int e = 0; e < experts; ++e) {
-        row up(at), down(at);
-        up[e] += 1e-5, down[e] -= 1e-5;
-        const double want = (loss(up) - loss(down)) / 2e-5;
-        largest = std::max(largest, std::abs(want));
-        difference = std::max(difference, std::abs(want - result[t * experts + e]));
-      }
-      // Scores within 130 2^-24 of theirs, k terms in each sum, a few products: 2^-16 of the greatest; differences in double err by 1e-9.
-      worst = std::max(worst, difference / (largest * 0x1p-15 + 1e-8));
-    }
-    CHECK(worst <= 1);
-  });
-}
-
-TEST_CASE("route gradient: each norm and scorer against differences in double") {
-  using oracle::route::norm;
-  using oracle::route::score;
-  using policy::no_bias, policy::top_k;
-  using o = route::up_to<64>;
-  differentiate<route::mixtral<o>>({.tokens = 7, .experts = 20, .choices = 4, .scale = 2}, score::logit, norm::softmax, 0, 1);
-  differentiate<route::yi_lightning<o>>({.tokens = 7, .experts = 20, .choices = 4}, score::softmax, norm::sum, 1e-20, 2);
-  differentiate<route::longcat_flash<o>>({.tokens = 7, .experts = 33, .choices = 5, .scale = 6}, score::softmax, norm::none, 0, 3);
-  differentiate<route::deepseek_v3<o>>({.tokens = 7, .experts = 64, .choices = 8, .scale = 2.5f}, score::sigmoid, norm::sum, 1e-20, 4);
-  differentiate<route::router<policy::sqrt_softplus_scorer, no_bias, top_k, policy::lp_norm, o>>({.tokens = 7, .experts = 20, .choices = 4, .norm = {3}, .scale = 1.5f}, score::sqrt_softplus, norm::lp, 3, 5);
-  differentiate<route::router<policy::logit_scorer, no_bias, top_k, policy::sigmoid_norm, o>>({.tokens = 7, .experts = 20, .choices = 4, .scale = 3}, score::logit, norm::sigmoid, 0, 6);
-  differentiate<route::tutel<o>>({.tokens = 7, .experts = 20, .choices = 2}, score::softmax, norm::clamped_sum, 0x1p-23, 7);
-  differentiate<route::tutel<o>>({.tokens = 7, .experts = 20, .choices = 1}, score::softmax, norm::clamped_sum, 0x1p-23, 8);
-  std::vector<float> one(7, 1.0f), widths(20);
-  row factor;
-  for (int e = 0; e < 20; ++e) widths[e] = 1 + e * 0.25f, factor.push_back(2 / double(widths[e]));
-  const auto a = test::array_of(one), b = test::array_of(widths);
-  differentiate<route::router<policy::cosine_scorer<>, no_bias, top_k, policy::no_norm, o>>({.tokens = 7, .experts = 20, .choices = 3, .scorer = {a.data(), b.data(), 0.69314718f, 7, 20}}, score::softmax, norm::none, 0, 9, factor);
-}
-
-TEST_CASE("route balance: losses, mean scores and their gradient") {
-  std::mt19937 random(41);
-  std::normal_distribution<float> normal(0, 1.5f);
-  for (int tokens : {1, 300, 700}) {
-    const int experts = 20, k = 2;
-    std::vector<float> z(std::size_t(tokens) * experts);
-    for (float& v : z) v = normal(random);
-    std::vector<int> counts(experts);
-    for (int i = 0; i < tokens * k; ++i) ++counts[(random() % experts) * (random() % experts) / experts];
-    row mean(experts, 0.0);
-    double squares = 0, loss = 0;
-    for (int t = 0; t < tokens; ++t) {
-      const row at(z.begin() + t * experts, z.begin() + (t + 1) * experts), s = oracle::route::scores(at, oracle::route::score::softmax);
-      double sum = 0;
-      for (int e = 0; e < experts; ++e) mean[e] += s[e] / tokens, sum += std::exp(at[e]);
-      squares += std::log(sum) * std::log(sum) / tokens;
-    }
-    for (int e = 0; e < experts; ++e) loss += 0.01 * experts / (double(tokens) * k) * counts[e] * mean[e];
-    const auto logits = test::array_of(z);
-    const auto load = test::array_of(counts);
-    test::for_each_context(9, [&](const auto& context) {
-      using balance = route::balance_loss<policy::softmax_scorer, route::up_to<64>>;
-      test::array<float> got(2), means(experts), gradient(experts), dz(z.size());
-      const balance::args x{.logits = {logits.data(), tokens, experts, experts}, .tokens = tokens, .experts = experts, .choices = k, .counts = load.data(), .coefficient = 0.01f, .z_coefficient = 0.1f,
-                            .loss = got.data(), .mean_score = means.data(), .gradient = gradient.data()};
-      test::scratch scratch(balance::workspace_bytes(context, x));
-      REQUIRE(balance::run(context, x, scratch.get()));
-      using back = route::weight_gradient<route::mixtral<route::up_to<64>>>;
-      using softmax_back = route::weight_gradient<route::yi_lightning<route::up_to<64>>>;
-      CHECK(back::check(context, {.logits = x.logits, .tokens = tokens, .experts = experts, .result = {dz.data(), tokens, experts, experts}, .z_loss = 1}).code == errc::bad_value);
-      REQUIRE(softmax_back::run(context, {.logits = x.logits, .tokens = tokens, .experts = experts, .result = {dz.data(), tokens, experts, experts}, .balance = gradient.data(), .z_loss = 0.1f / tokens}));
-      test::wait(context);
-      CHECK((got.guarded() && means.guarded() && gradient.guarded() && dz.guarded() && scratch.guarded()));
-      // Sums of positive terms, at most 256 + tokens / 256 deep: that many units, and those of a score.
-      const double near = (256 + tokens / 256.0 + 150) * 0x1p-24;
-      CHECK(std::abs(got[0] - loss) <= near * loss);
-      CHECK(std::abs(got[1] - 0.1 * squares) <= 3 * near * 0.1 * squares);
-      for (int e = 0; e < experts; ++e) CHECK(std::abs(means[e] - mean[e]) <= near * mean[e]);
-      for (int t : {0, tokens / 2}) {
-        const row at(z.begin() + t * experts, z.begin() + (t + 1) * experts);
-        const auto of = [&](const row& y) {
-          const row s = oracle::route::scores(y, oracle::route::score::softmax);
-          double sum = 0, total = 0;
-          for (int e = 0; e < experts; ++e) total += 0.01 * experts / (double(tokens) * k * tokens) * counts[e] * s[e], sum += std::exp(y[e]);
-          return total + 0.1 / tokens * std::log(sum) * std::log(sum);
-        };
-        for (int e = 0; e < experts; ++e) {
-          row up(at), down(at);
-          up[e] += 1e-5, down[e] -= 1e-5;
-          CHECK(std::abs((of(up) - of(down)) / 2e-5 - dz[t * experts + e]) <= 1e-5 / tokens);
-        }
-      }
-    });
-  }
-}
-
-TEST_CASE("route balance: the sign controller steps towards the mean, the share controller comes to rest at its share") {
-  test::for_each_context(1, [&](const auto& context) {
-    const auto counts = test::array_of(std::vector<int>{4, 0, 2, 2});
-    auto bias = test::array_of(std::vector<float>{0, 1, 2, -1});
-    REQUIRE(route::sign_bias::run(context, {.controller = {0.25f}, .counts = counts.data(), .bias = bias.data(), .experts = 4}));
-    test::wait(context);
-    CHECK((bias[0] == -0.25f && bias[1] == 1.25f && bias[2] == 2 && bias[3] == -1));
-    CHECK(bias.guarded());
-  });
-  // Closed loop: 16 experts of which logits prefer some, 8 identities that come cheap; k = 4, 2.5 computed experts wanted.
-  const auto context = test::any_context();
-  const int tokens = 512, computed = 16, identities = 8, experts = computed + identities, k = 4;
-  const float wanted = 2.5f;
-  std::mt19937 random(77);
-  std::normal_distribution<float> normal(0, 1);
-  test::array<float> z(std::size_t(tokens) * experts), weights(tokens * k), identity(tokens), bias(experts);
-  test::array<int> ids(tokens * k), demand(experts);
-  for (float& b : bias) b = 0;
-  using router = route::longcat_flash<route::up_to<64>>;
-  double taken = 0, most = 0;
-  const int steps = 400;
-  for (int step = 0; step < steps; ++step) {
-    for (int t = 0; t < tokens; ++t)
-      for (int e = 0; e < experts; ++e) z[t * experts + e] = normal(random) + (e < 4 ? 1.5f : 0);
-    REQUIRE(router::run(context, {.logits = {z.data(), tokens, experts, experts}, .tokens = tokens, .experts = experts, .choices = k, .bias = {bias.data()}, .ids = ids.data(), .weights = weights.data(),
-                                  .identity_weight = identity.data(), .computed = computed}));
-    test::wait(context);
-    for (int& n : demand) n = 0;
-    for (int e : ids) ++demand[e];
-    REQUIRE(route::pid_bias::run(context, {.controller = {.rate = 0.1f, .wanted = wanted, .computed = computed, .choices = k, .tokens = tokens}, .counts = demand.data(), .bias = bias.data(), .experts = experts}));
-    test::wait(context);
-    if (step >= steps / 2)
-      for (int e = 0; e < computed; ++e) taken += double(demand[e]) / tokens / (steps / 2), most = std::max(most, double(demand[e]));
-  }
-  CHECK(std::abs(taken - wanted) <= 0.01 * wanted);
-  CHECK(most <= 1.8 * wanted * tokens / computed);        // even, too: 80 slots each, deviation 9, in 3,200 draws
-  for (int e = computed; e < experts; ++e) CHECK(bias[e] == 0);
-}
-
-TEST_CASE("route balance: refusals") {
-  const auto context = test::any_context();
-  test::array<float> z(40), loss(2), gradient(10);
-  test::array<int> counts(10);
-  using balance = route::balance_loss<policy::softmax_scorer, route::up_to<16>>;
-  const balance::args good{.logits = {z.data(), 4, 10, 10}, .tokens = 4, .experts = 10, .counts = counts.data(), .loss = loss.data()};
-  CHECK(balance::check(context, good));
-  const auto refused = [&](auto change, errc code) {
-    balance::args x = good;
-    change(x);
-    CHECK(balance::check(context, x).code == code);
-  };
-  refused([](auto& x) { x.tokens = x.logits.rows = 0; }, errc::bad_shape);
-  refused([](auto& x) { x.choices = 0; }, errc::bad_value);
-  refused([](auto& x) { x.counts = nullptr; }, errc::null_pointer);
-  refused([](auto& x) { x.loss = nullptr; }, errc::null_pointer);
-  refused([](auto& x) { x.gradient = x.loss + 1; }, errc::aliased);
-  CHECK(balance::run(context, good).code == errc::workspace_too_small);
-  CHECK(route::sign_bias::check(context, {.controller = {-1}, .counts = counts.data(), .bias = z.data(), .experts = 4}).code == errc::bad_value);
-  CHECK(route::sign_bias::check(context, {.counts = counts.data(), .bias = nullptr, .experts = 4}).code == errc::null_pointer);
-  CHECK(route::sign_bias::check(context, {.counts = counts.data(), .bias = z.data(), .experts = 0}).code == errc::bad_shape);
-  CHECK(route::pid_bias::check(context, {.controller = {.computed = 5}, .counts = counts.data(), .bias = z.data(), .experts = 4}).code == errc::bad_value);
-  using back = route::weight_gradient<route::mixtral<>>;
-  CHECK(back::check(context, {.logits = {z.data(), 4, 10, 10}, .tokens = 4, .experts = 10, .choices = 2, .gradient = loss.data(), .result = {}}).code == errc::bad_shape);
-  CHECK(back::check(context, {.logits = {z.data(), 4, 10, 10}, .tokens = 4, .experts = 10, .result = {z.data(), 4, 10, 10}}).code == errc::aliased);
 }
 
 }  // namespace

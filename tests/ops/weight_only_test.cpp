@@ -59,7 +59,7 @@ TEST_CASE("weight_only: epilogues and pairs", "[ops][gemm][quantized]") {
   std::vector<neutral<format>> gate, up;
   gate.emplace_back(n, k, generator);
   up.emplace_back(n, k, generator);
-  packed<format, bf16> first(gate), second(up);
+  packed_stack<format, bf16> first(gate), second(up);
   const rows_of<bf16> x(m, k, generator, false);
   const auto bias = random_array<bf16>(n, generator);
   array<float> y(std::size_t(m) * n);
@@ -94,6 +94,42 @@ TEST_CASE("weight_only: epilogues and pairs", "[ops][gemm][quantized]") {
   });
 }
 
+// A row that holds a NaN or an infinity has no finite result where it meets a weight that is not zero; the other rows' bits are as without it.
+TEST_CASE("weight_only: what is not finite stays in its row", "[ops][gemm][quantized]") {
+  const auto with = [&]<class Format>(std::type_identity<Format>) {
+    using op = gemm::weight_only<Format, policy::chain<>, bf16, float, any>;
+    std::mt19937 generator(quantized_seed);
+    CAPTURE(quantized_seed);
+    const int m = 19, n = 40, k = 300;
+    std::vector<neutral<Format>> w;
+    w.emplace_back(n, k, generator, drawing{.ordered = true});
+    packed_stack<Format, bf16> p(w);
+    rows_of<bf16> x(m, k, generator, true);
+    array<float> y(std::size_t(m) * n);
+    for_each_context(quantized_seed, [&](const auto& context) {
+      typename op::args a{};
+      a.x = {x.data.data(), m, k, x.stride};
+      a.w = p.w;
+      a.y = {y.data(), m, n, n};
+      run_linear<op>(context, a);
+      const std::vector<float> before(y.begin(), y.end());
+      const bf16 was = x.data[std::size_t(5) * x.stride + 131], other = x.data[std::size_t(17) * x.stride + 299];
+      x.data[std::size_t(5) * x.stride + 131] = bf16{0x7fc0}, x.data[std::size_t(17) * x.stride + 299] = bf16{0x7f80};
+      run_linear<op>(context, a);
+      for (int i = 0; i < m; ++i)
+        for (int j = 0; j < n; ++j) {
+          const std::size_t at = std::size_t(i) * n + j;
+          if (i == 5) REQUIRE(std::isnan(y[at]));
+          else if (i == 17) REQUIRE(!std::isfinite(y[at]));
+          else REQUIRE(std::memcmp(&y[at], &before[at], sizeof(float)) == 0);
+        }
+      x.data[std::size_t(5) * x.stride + 131] = was, x.data[std::size_t(17) * x.stride + 299] = other;
+    });
+  };
+  with(std::type_identity<policy::int4_affine<64>>{});       // act-order
+  with(std::type_identity<policy::int4_affine<48>>{});       // and groups that are filled up with places of no column
+}
+
 TEST_CASE("weight_only: batch_invariant rows do not depend on the number of rows", "[ops][gemm][quantized][determinism]") {
   using format = policy::q4_k;
   using op = gemm::weight_only<format, policy::chain<>, bf16, float, invariant>;
@@ -101,7 +137,7 @@ TEST_CASE("weight_only: batch_invariant rows do not depend on the number of rows
   const int most = 90, n = 72, k = 512;
   std::vector<neutral<format>> w;
   w.emplace_back(n, k, generator);
-  packed<format, bf16> p(w);
+  packed_stack<format, bf16> p(w);
   const rows_of<bf16> x(most, k, generator, false);
   array<float> y(std::size_t(most) * n);
   for_each_context(quantized_seed, [&](const auto& context) {

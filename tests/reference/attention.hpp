@@ -52,6 +52,7 @@ struct attention_problem {
   std::function<double(double, int, int)> logit = [](double s, int, int) { return s; };        // of the scaled score
   std::function<double(double, int, int)> slope = [](double, int, int) { return 1.0; };        // its derivative
   normalizer normalize = softmax();
+  std::function<double(int, int)> gate = [](int, int) { return 1.0; };                         // of query i, element e: times o
 };
 
 struct attention_result {
@@ -84,7 +85,7 @@ inline attention_result attention(const attention_problem& p) {
       for (int c = 0; c < p.d; ++c) reach += std::abs(p.q[std::size_t(i) * p.d + c] * p.k[std::size_t(j) * p.d + c] * p.scale);
       r.reach[i] = reach > r.reach[i] ? reach : r.reach[i];
       for (int e = 0; e < p.dv; ++e) {
-        const double x = row.w[j] * p.v[std::size_t(j) * p.dv + e];
+        const double x = row.w[j] * p.v[std::size_t(j) * p.dv + e] * p.gate(i, e);
         r.o[std::size_t(i) * p.dv + e] += x;
         r.size[std::size_t(i) * p.dv + e] += std::abs(x);
       }

@@ -94,4 +94,64 @@ inline double concentration(const std::vector<row_of_doubles>& heads) {
   return f / double(v.size());
 }
 
+// D2O's merge of one layer. heads[h]: rows (a key, then a value) of the tokens before, d elements of key first; kept[h]: those that stay, ascending.
+// threshold: NaN at first. Returns the rows that stay, merged. `own`: each token by its own similarity, not by the mean over heads.
+// margin: how far the nearest decision (of a gate, of a nearest survivor) was from the other outcome.
+struct merged_layer {
+  std::vector<std::vector<row_of_doubles>> rows;
+  double threshold, margin;
+  int merged;
+};
+inline merged_layer merge(const std::vector<std::vector<row_of_doubles>>& heads, const std::vector<std::vector<int>>& kept, int d, double threshold, double memory, bool own, bool convex) {
+  merged_layer out{{}, threshold, INFINITY, 0};
+  std::vector<std::vector<double>> u(heads.size());
+  std::vector<std::vector<int>> gone(heads.size()), nearest(heads.size());
+  double sum = 0, count = 0;
+  std::size_t most = 0;
+  for (std::size_t h = 0; h < heads.size(); ++h) {
+    for (int j = 0; j < int(heads[h].size()); ++j)
+      if (!std::binary_search(kept[h].begin(), kept[h].end(), j)) gone[h].push_back(j);
+    for (const int e : gone[h]) {
+      double best = -INFINITY, second = -INFINITY;
+      int at = -1;
+      for (int c = 0; c < int(kept[h].size()); ++c) {
+        const row_of_doubles &a = heads[h][std::size_t(e)], &b = heads[h][std::size_t(kept[h][std::size_t(c)])];
+        double ab = 0, aa = 0, bb = 0;
+        for (int i = 0; i < d; ++i) ab += a[std::size_t(i)] * b[std::size_t(i)], aa += a[std::size_t(i)] * a[std::size_t(i)], bb += b[std::size_t(i)] * b[std::size_t(i)];
+        const double x = aa > 0 && bb > 0 ? ab / std::sqrt(aa * bb) : 0;
+        if (x > best) second = best, best = x, at = c;
+        else second = std::max(second, x);
+      }
+      out.margin = std::min(out.margin, best - second);
+      u[h].push_back(best), nearest[h].push_back(at);
+      sum += best, count += 1;
+    }
+    most = std::max(most, gone[h].size());
+  }
+  if (count > 0) out.threshold = std::isnan(threshold) ? sum / count : memory * threshold + (1 - memory) * sum / count;
+  out.rows.resize(heads.size());
+  for (std::size_t h = 0; h < heads.size(); ++h) {
+    std::vector<double> weight(kept[h].size(), convex ? std::exp(1.0) : 1.0);
+    for (const int j : kept[h]) out.rows[h].push_back(heads[h][std::size_t(j)]);
+    for (std::size_t c = 0; c < kept[h].size(); ++c)
+      for (double& x : out.rows[h][c]) x *= weight[c];
+    for (std::size_t e = 0; e < gone[h].size(); ++e) {
+      double mean = 0, there = 0;
+      for (std::size_t other = 0; other < heads.size(); ++other)
+        if ((own ? other == h : e < u[other].size())) mean += u[other][e], there += 1;
+      mean /= there;
+      if (std::abs(mean - out.threshold) > 1e-9) out.margin = std::min(out.margin, std::abs(mean - out.threshold));
+      if (mean < out.threshold - 1e-9) continue;
+      ++out.merged;
+      const std::size_t c = std::size_t(nearest[h][e]);
+      const double w = convex ? std::exp(u[h][e]) : u[h][e];
+      weight[c] += convex ? w : 1.0;
+      for (std::size_t i = 0; i < out.rows[h][c].size(); ++i) out.rows[h][c][i] += w * heads[h][std::size_t(gone[h][e])][i];
+    }
+    for (std::size_t c = 0; c < kept[h].size(); ++c)
+      for (double& x : out.rows[h][c]) x /= weight[c];
+  }
+  return out;
+}
+
 }  // namespace oracle

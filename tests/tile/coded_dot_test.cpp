@@ -21,13 +21,13 @@ constexpr unsigned seed = 11;
 constexpr int K = 128, N = 64, R = 64;
 
 // Depth-tile Tile of random codes in words, and the values that they stand for, times what makes integers of them.
-template <class Codec, int Tile, int units> struct packed {
+template <class Codec, int Tile, int units> struct packed_words_of {
   using planes = policy::word_planes<Codec::bits, 4, K / 4>;
   std::vector<std::uint32_t> words[3];
   std::vector<float> value = std::vector<float>(std::size_t(K) * N);
   host::packed_words<N, K / 4> part[planes::parts];
 
-  explicit packed(std::mt19937& generator) {
+  explicit packed_words_of(std::mt19937& generator) {
     for (int p = 0; p < planes::parts; ++p) words[p].assign(std::size_t(planes::words_of(planes::step, p)) * N, 0);
     for (int k = 0; k < planes::step; ++k)
       for (int n = 0; n < N; ++n) {
@@ -63,7 +63,7 @@ template <class T, class Codec, int Tile, int G, bool Corrected> void multiplies
   CAPTURE(seed, live, depth, Codec::bits, Tile, G, Corrected);
   std::mt19937 generator(seed + live * 7 + depth);
   constexpr bool integers = std::is_same_v<T, std::int8_t>;
-  const packed<Codec, Tile, integers ? policy::integer_scale<Codec> : 1> codes(generator);
+  const packed_words_of<Codec, Tile, integers ? policy::integer_scale<Codec> : 1> codes(generator);
   const auto f = std::make_unique<factors<G>>(generator);
   guarded<T> x(std::size_t(live) * depth);      // rows one after another: a read past the last one is seen
   for (int i = 0; i < live * depth; ++i) {

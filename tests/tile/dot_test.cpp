@@ -436,6 +436,30 @@ TEST_CASE("threads may call at the same time, also ones that start later", "[til
   REQUIRE(wrong == 0);
 }
 
+TEST_CASE("left rows far apart, in parts of k for 64 columns, have the bits of rows side by side", "[tile][dot]") {
+  std::mt19937 generator(20260912);
+  CAPTURE(20260912);
+  for (const int rows : {32, 64, 48})
+    for (const int cols : {48, 64, 112, 128, 16})
+      for (const int k : {600, 320, 258}) {
+        constexpr int apart = 640, wide = 128;      // rows 1,280 bytes from each other
+        std::vector<bf16> left(std::size_t(rows) * apart), near(std::size_t(rows) * k), right(std::size_t(wide) * k);
+        for (auto* v : {&left, &right})
+          for (bf16& x : *v) x = smalti::narrow<bf16>(float(int(generator() % 2001) - 1000) / 512);
+        for (int r = 0; r < rows; ++r) std::copy_n(left.begin() + std::size_t(r) * apart, k, near.begin() + std::size_t(r) * k);
+        std::vector<float> far_sums(std::size_t(rows) * wide, 3.0f), near_sums(far_sums);
+        // strips of 32 columns, k / 2 pairs of 32 each
+        host::dot_strips<false>(far_sums.data(), wide, left.data(), apart, right.data(), std::int64_t(k) * 32, rows, cols, k);
+        for (int n = 0; n < cols; n += 32) host::dot(near_sums.data() + n, wide, near.data(), k, right.data() + std::size_t(n / 32) * k * 32, 32, rows, std::min(32, cols - n), k);
+        CAPTURE(rows, cols, k);
+        REQUIRE(std::memcmp(far_sums.data(), near_sums.data(), far_sums.size() * sizeof(float)) == 0);
+        host::dot_strips<true>(far_sums.data(), wide, left.data(), apart, right.data(), std::int64_t(k) * 32, rows, cols, k);
+        for (int r = 0; r < rows; ++r) std::fill_n(near_sums.begin() + std::size_t(r) * wide, cols, 0.0f);
+        for (int n = 0; n < cols; n += 32) host::dot(near_sums.data() + n, wide, near.data(), k, right.data() + std::size_t(n / 32) * k * 32, 32, rows, std::min(32, cols - n), k);
+        REQUIRE(std::memcmp(far_sums.data(), near_sums.data(), far_sums.size() * sizeof(float)) == 0);
+      }
+}
+
 #if SMALTI_DOT_LEVEL >= 4
 TEST_CASE("a tile configuration left behind by others does no harm", "[tile][dot]") {
   if (!detail::amx_is_usable()) { WARN("skipped: no AMX here"); return; }

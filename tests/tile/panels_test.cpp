@@ -1,5 +1,6 @@
 // Panels that a thread keeps: what is found again must be what would be packed anew.
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <smalti/tile/host/block.hpp>
@@ -24,7 +25,65 @@ template <class Panel, class Matrix> void same(host::block& keeps, const Matrix&
   REQUIRE(std::memcmp(kept->data, fresh->data, sizeof(typename Panel::array)) == 0);
 }
 
+// What a product of few rows makes of operands that it uses where they lie, against those that are packed.
+template <int M, int Depth> void streamed_as_packed(int keys, int columns, int cols_of_q, bool gathered, std::mt19937& generator) {
+  constexpr int n = 64;
+  CAPTURE(M, Depth, keys, columns, cols_of_q, gathered);
+  const auto k = test::random_array<bf16>(std::size_t(keys) * (Depth + 8), generator), v = test::random_array<bf16>(std::size_t(keys) * 72, generator), q = test::random_array<bf16>(16 * Depth, generator);
+  const view<const bf16, 1> ks{k.data(), keys, columns, Depth + 8}, vs{v.data(), keys, cols_of_q, 72};
+  const view<const bf16, 1> qs{q.data(), 16, columns, Depth};
+  host::block b(0, 0, 0);
+  const auto queries = std::make_unique<host::right_panel<bf16, Depth, 16>>();
+  b.load(*queries, transposed(qs), 0, 0);
+  host::array_column<int, n> rows;
+  for (int r = 0; r < n; ++r) rows.v[r] = (r / 16 * 16 * 5 + r % 16 * (r / 16 == 2 ? r % 3 : 1)) % keys;   // pieces of 16 in a row, and one that is not
+  for (int i = 0; i < (gathered ? 1 : (keys + n - 1) / n); ++i) {
+    const auto packed_keys = std::make_unique<host::left_panel<bf16, n, Depth>>();
+    const auto keys_there = std::make_unique<host::streamed_left_panel<bf16, n, Depth>>();
+    const auto packed_values = std::make_unique<host::right_panel<bf16, n, 64>>();
+    const auto values_there = std::make_unique<host::streamed_right_panel<bf16, n, 64>>();
+    if (gathered) {
+      b.load_rows(*packed_keys, ks, rows, 0), b.load_rows(*keys_there, ks, rows, 0);
+      b.load_rows(*packed_values, vs, rows, 0), b.load_rows(*values_there, vs, rows, 0);
+    } else {
+      b.load(*packed_keys, ks, i, 0), b.load(*keys_there, ks, i, 0);
+      b.load(*packed_values, vs, i, 0), b.load(*values_there, vs, i, 0);
+    }
+    host::array_tile<float, n, 16> want, got, more;
+    b.fill(want, 0.0f), b.fill(got, 7.0f), b.fill(more, 0.0f);
+    b.product(want, *packed_keys, *queries);
+    b.multiply(got, *keys_there, *queries);
+    b.product(more, *keys_there, *queries);
+    host::left_panel<bf16, M, n> weights;
+    b.map_left([](auto r, auto c) { return to_float(c * 7 % 5 + r) * 0.125f; }, weights, row_index{}, column_index{});
+    host::array_tile<float, M, 64> sum, there;
+    b.fill(sum, 1.0f), b.fill(there, 1.0f);
+    b.product(sum, weights, *packed_values);
+    b.product(there, weights, *values_there);
+    // Sums of Depth and of n products, in another order: twice (terms + 2) 2^-24 of the sums of magnitudes.
+    for (int r = 0; r < n; ++r)
+      for (int c = 0; c < 16; ++c) {
+        REQUIRE(std::abs(want.v[r][c] - got.v[r][c]) <= 2 * (Depth + 2) * 0x1p-24f * 16 * Depth);
+        REQUIRE(got.v[r][c] == more.v[r][c]);
+      }
+    for (int r = 0; r < M; ++r)
+      for (int c = 0; c < cols_of_q; ++c) REQUIRE(std::abs(sum.v[r][c] - there.v[r][c]) <= 2 * (n + 2) * 0x1p-24f * 4 * 4 * n);
+  }
+}
+
 }  // namespace
+
+TEST_CASE("operands of few rows are used where they lie", "[tile][panels]") {
+  std::mt19937 generator(seed);
+  CAPTURE(seed);
+  for (const bool gathered : {false, true}) {
+    streamed_as_packed<4, 128>(150, 128, 64, gathered, generator);
+    streamed_as_packed<8, 128>(129, 120, 48, gathered, generator);
+    streamed_as_packed<4, 64>(64, 61, 61, gathered, generator);
+    streamed_as_packed<8, 96>(100, 96, 64, gathered, generator);
+    streamed_as_packed<8, 160>(70, 160, 64, gathered, generator);
+  }
+}
 
 TEST_CASE("panels of one matrix that differ in form, shape or element are not taken for each other", "[tile][panels]") {
   std::mt19937 generator(seed);

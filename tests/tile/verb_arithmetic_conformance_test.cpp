@@ -1,4 +1,4 @@
-// Verb conformance, arithmetic: fill, product, as_left, unpack, map and its values, reductions, scans.
+// Verb conformance, arithmetic: fill, product, as_left, unpack, map, reductions, scans.
 #include "conformance.hpp"
 
 #include <smalti/policy/codec.hpp>
@@ -83,6 +83,56 @@ template <class T> struct weighed {
     block.scale_rows(acc, by);
     block.store(x.c, 0, 0, acc);
     block.store(x.sums, 0, 0, sums);
+  }
+};
+
+// c = a b' of codes as they lie under their scales (T: the operands; M: of memory; S, Stored: of scales)
+template <class T, class M, class S, class Stored> struct block_scaled {
+  static constexpr int R = 128, N = 32, K = 128, G = K / (std::is_same_v<S, e8m0> ? 32 : 16);
+  struct arguments {
+    view<const M> a, b;
+    view<const Stored> a_scales, b_scales;
+    view<float> c;
+  } x;
+  static constexpr grid blocks(const arguments&) { return {}; }
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    left<Block, T, R, K> a;
+    right<Block, T, K, N> b;
+    left_scales<Block, S, R, G> left;
+    right_scales<Block, S, G, N> right;
+    tile<Block, float, R, N> acc;
+    block.fill(acc, 0.0f);
+    for (int t : block.steps(0, ceil_div(x.a.cols * codes_in<M>, K))) {
+      block.load(a, x.a, 0, t);
+      block.load(b, transposed(x.b), t, 0);
+      block.load(left, x.a_scales, 0, t);
+      block.load(right, transposed(x.b_scales), t, 0);
+      block.product(acc, a, b, left, right);
+    }
+    block.store(x.c, 0, 0, acc);
+  }
+};
+
+// c = a[., first to last] b[first + 1 to last, .]
+template <class T, class Sum> struct masked {
+  static constexpr int N = 64;
+  struct arguments {
+    view<const T> a, b;
+    view<Sum> c;
+    int first, last;
+  } x;
+  static constexpr grid blocks(const arguments&) { return {}; }
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    left<Block, T, N, N> a;
+    right<Block, T, N, N> b;
+    tile<Block, Sum, N, N> acc;
+    block.load(a, x.a, 0, 0);
+    block.load(b, x.b, 0, 0);
+    block.mask_depth(a, x.first, x.last);
+    block.mask_depth(b, x.first + 1, 100);
+    block.fill(acc, 0);
+    block.product(acc, a, b);
+    block.store(x.c, 0, 0, acc);
   }
 };
 
@@ -225,10 +275,8 @@ struct reductions {
     block.row_sum(total, t);
     block.column_max(tall, t);
     block.column_sum(sum, t);
-    block.store(x.down, 0, 0, high);
-    block.store(x.down, 0, 1, total);
-    block.store(x.across, 0, 0, tall);
-    block.store(x.across, 1, 0, sum);
+    block.store(x.down, 0, 0, high), block.store(x.down, 0, 1, total);
+    block.store(x.across, 0, 0, tall), block.store(x.across, 1, 0, sum);
     block.map([](auto v) { return to_int(v); }, n, t);
     block.row_scan(running, n);
     block.store(x.scan, 0, 0, running);
@@ -236,88 +284,6 @@ struct reductions {
     block.store(x.most, 0, 0, top);
   }
 };
-
-// F over float inputs, result float
-template <class F> struct mapped {
-  static constexpr int R = 16, C = 32;
-  struct arguments {
-    view<const float> a, b;
-    view<float> to;
-    const float* table;
-    int n;
-  } x;
-  static constexpr grid blocks(const arguments& x) { return {ceil_div(x.to.rows, R), ceil_div(x.to.cols, C), 1}; }
-  template <class Block> SMALTI_HD void operator()(Block& block) const {
-    tile<Block, float, R, C> a, b, out;
-    block.load(a, x.a, block.x(), block.y());
-    block.load(b, x.b, block.x(), block.y());
-    block.map([table = x.table, n = x.n, i = block.x(), j = block.y(), source = x.a](auto p, auto q, auto r, auto c) {
-      return F{}(p, q, r + i * R, c + j * C, table, n, source);
-    }, out, a, b, row_index{}, column_index{});
-    block.store(x.to, block.x(), block.y(), out);
-  }
-};
-
-double bits(double a) {
-  float f = float(a);
-  std::uint32_t u;
-  std::memcpy(&u, &f, 4);
-  u = (u & 0x7fff0000) | 0x00010000;
-  std::memcpy(&f, &u, 4);
-  return f;
-}
-double at(const float* table, int i, int n) { return i >= 0 && i < n ? table[i] : 0; }
-
-#define SMALTI_WORD(name, expression, expected)                                                                       \
-  struct name {                                                                                                       \
-    template <class P, class Q, class R, class C, class V>                                                            \
-    SMALTI_HD auto operator()([[maybe_unused]] P a, [[maybe_unused]] Q b, [[maybe_unused]] R r, [[maybe_unused]] C c, \
-                              [[maybe_unused]] const float* table, [[maybe_unused]] int n, [[maybe_unused]] V view) const { return expression; }       \
-    static double want([[maybe_unused]] double a, [[maybe_unused]] double b, [[maybe_unused]] int r, [[maybe_unused]] int c,                       \
-                       [[maybe_unused]] const float* table, [[maybe_unused]] int n) { return expected; }              \
-  };
-SMALTI_WORD(word_add, a + b * 2.0f - 1.0f, float(float(a + b * 2) - 1))
-SMALTI_WORD(word_negate, -a * 1.5f, -a * 1.5)
-SMALTI_WORD(word_divide, a / b, float(a / b))
-SMALTI_WORD(word_over, over(a, b), a / b)
-SMALTI_WORD(word_fma, fma(a, b, 0.25f), a* b + 0.25)
-SMALTI_WORD(word_max, max(a, b) + max(a, 0.5f), float(std::max(a, b) + std::max(a, 0.5)))
-SMALTI_WORD(word_min, min(a, b) + min(a, 0.5f), float(std::min(a, b) + std::min(a, 0.5)))
-SMALTI_WORD(word_abs, abs(a), std::abs(a))
-SMALTI_WORD(word_floor, floor(a), std::floor(a))
-SMALTI_WORD(word_where, where(a < b && !(b > 3.0f), a, where(a >= 2.0f || a == b, 7.0f, b)), (a < b && !(b > 3) ? a : a >= 2 || a == b ? 7 : b))
-SMALTI_WORD(word_index, to_float(r * 64 + c % 5), r * 64 + c % 5)
-SMALTI_WORD(word_bits, bits_float((float_bits(a) & 0x7fff0000) | 0x00010000), bits(a))
-SMALTI_WORD(word_ints, to_float(((to_int(a) << 3) ^ (r & 5)) >> 1) + to_float(min(r, 7) + max(c, 9) - c / 3), ((int(a) * 8) ^ (r & 5)) / 2 + (((int(a) * 8) ^ (r & 5)) < 0 && ((int(a) * 8) ^ (r & 5)) % 2 ? -1 : 0) + std::min(r, 7) + std::max(c, 9) - c / 3)
-SMALTI_WORD(word_lookup, lookup(table, c - 4, n) + lookup(table, r, n) * 10.0f + lookup(table, (r * 7 + c * 3) % 50, n) * 100.0f, at(table, c - 4, n) + at(table, r, n) * 10 + at(table, (r * 7 + c * 3) % 50, n) * 100)
-SMALTI_WORD(word_lookup_view, lookup(view, r, c) - lookup(view, r + 1, c + 1) * 0.0f, a)
-SMALTI_WORD(word_exp2, exp2(a), std::exp2(a))
-SMALTI_WORD(word_exp2_rough, exp2_rough(a), std::exp2(a))
-SMALTI_WORD(word_log2, log2(abs(a) + 1.0f), std::log2(std::abs(a) + 1))
-SMALTI_WORD(word_sqrt, sqrt(abs(a)), std::sqrt(std::abs(a)))
-SMALTI_WORD(word_rsqrt, rsqrt(abs(a) + 0.5f), 1 / std::sqrt(std::abs(a) + 0.5))
-SMALTI_WORD(word_tanh, tanh(a), std::tanh(a))
-SMALTI_WORD(word_erf, erf(a), std::erf(a))
-SMALTI_WORD(word_sin, sin(a), std::sin(a))
-SMALTI_WORD(word_cos, cos(a), std::cos(a))
-
-// relative: of the device against the host; own: of the host against the double function (absolute below 1)
-template <class Word> void word(record& r, const char* name, double own, double relative) {
-  const int rows = 48, cols = 64, n = 40;
-  test::array<float> a(rows * cols), b(rows * cols), to(rows * cols), table(n);
-  std::mt19937 generator(seed);
-  for (float& v : a) v = float(int(generator() % 1025) - 512) / 128;          // multiples of 2^-7 in [-4, 4]
-  for (float& v : b) v = float(int(generator() % 64) + 1) / 16;
-  for (float& v : table) v = float(int(generator() % 9));
-  run(mapped<Word>{{{a.data(), rows, cols, cols}, {b.data(), rows, cols, cols}, {to.data(), rows, cols, cols}, table.data(), n}});
-  for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < cols; ++j) {
-      const double want = Word::want(a[i * cols + j], b[i * cols + j], i, j, table.data(), n);
-      CAPTURE(name, i, j, a[i * cols + j], b[i * cols + j], want, to[i * cols + j]);
-      if (!(std::abs(to[i * cols + j] - want) <= own * std::max(1.0, std::abs(want)))) REQUIRE(to[i * cols + j] == want);
-    }
-  r.keep(name, to, relative);
-}
 
 template <class S, class T, class Sum, int Step, bool Transposed> void product_case(record& r, int m, int n, int k) {
   const int lda = (k + 15) / 16 * 16 + 16, ldb = ((Transposed ? k : n) + 15) / 16 * 16 + 16;
@@ -426,6 +392,63 @@ template <class T> void scaled_case(record& r, int m, int n, int k) {
   r.keep(name + " corrected", corrected);
 }
 
+// Scales are powers of two, all sums exact.
+template <class T, class M, class S, class Stored> void block_scaled_case(record& r, const char* name, int m, int n, int k) {
+  constexpr int group = std::is_same_v<S, e8m0> ? 32 : 16, pair = codes_in<M>;
+  const int wide = (k / group + 15) / 16 * 16;
+  std::mt19937 generator(seed);
+  test::array<M> a(std::size_t(m) * (k / pair)), b(std::size_t(n) * (k / pair));
+  test::array<Stored> left(std::size_t(m) * wide), right(std::size_t(n) * wide);
+  test::array<float> c(std::size_t(m) * n);
+  const auto draw = [&](auto& codes, auto& scales) {
+    for (auto& x : codes) {
+      const unsigned bits = unsigned(generator());
+      const std::uint8_t byte = pair == 2 ? std::uint8_t(bits) : narrow<fp8_e4m3>(float(int(bits % 9) - 4)).bits;
+      std::memcpy(static_cast<void*>(&x), &byte, 1);
+    }
+    for (auto& s : scales) {
+      const int e = int(generator() % 4) - 2;
+      if constexpr (std::is_same_v<S, e8m0>) s = std::uint8_t(127 + e);
+      else s = narrow<fp8_e4m3>(std::ldexp(1.0f, e));
+    }
+  };
+  draw(a, left), draw(b, right);
+  run(block_scaled<T, M, S, Stored>{{{a.data(), m, k / pair, k / pair}, {b.data(), n, k / pair, k / pair}, {left.data(), m, wide, wide}, {right.data(), n, wide, wide}, {c.data(), m, n, n}}});
+  const double fp4[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+  const auto code = [&](const auto& codes, int row, int p) {
+    std::uint8_t byte;
+    std::memcpy(&byte, &codes[std::size_t(row) * (k / pair) + p / pair], 1);
+    if (pair == 1) return double(to_float(fp8_e4m3{byte}));
+    const unsigned nibble = p % 2 ? byte >> 4 : byte & 15u;
+    return nibble & 8 ? -fp4[nibble & 7] : fp4[nibble];
+  };
+  const auto scale = [&](const auto& scales, int row, int p) {
+    if constexpr (std::is_same_v<S, e8m0>) return std::ldexp(1.0, int(scales[std::size_t(row) * wide + p / group]) - 127);
+    else return double(to_float(scales[std::size_t(row) * wide + p / group]));
+  };
+  for (int i = 0; i < m; ++i)
+    for (int j = 0; j < n; ++j) {
+      double want = 0;
+      for (int p = 0; p < k; ++p) want += code(a, i, p) * scale(left, i, p) * code(b, j, p) * scale(right, j, p);
+      CAPTURE(name, i, j);
+      if (double(c[std::size_t(i) * n + j]) != want) REQUIRE(double(c[std::size_t(i) * n + j]) == want);
+    }
+  r.keep(std::string("block-scaled ") + name, c);
+}
+template <class T, class Sum> void masked_case(record& r, int k, int first, int last) {
+  const auto a = integers<T>(64 * 64), b = integers<T>(64 * 64);
+  test::array<Sum> c(64 * 64);
+  run(masked<T, Sum>{{{a.data(), 64, k, 64}, {b.data(), k, 64, 64}, {c.data(), 64, 64, 64}, first, last}});
+  for (int i = 0; i < 64; ++i)
+    for (int j = 0; j < 64; ++j) {
+      double want = 0;
+      for (int p = std::max(0, first + 1); p < std::min(k, last); ++p) want += test::value(a[i * 64 + p]) * test::value(b[p * 64 + j]);
+      CAPTURE(k, first, last, i, j);
+      if (double(c[i * 64 + j]) != want) REQUIRE(double(c[i * 64 + j]) == want);
+    }
+  r.keep(std::string("mask_depth ") + type_name<T>() + " " + std::to_string(first), c);
+}
+
 }  // namespace
 
 TEST_CASE("arithmetic words", "[tile][conformance]") {
@@ -437,6 +460,19 @@ TEST_CASE("arithmetic words", "[tile][conformance]") {
     product_cases<std::int8_t, std::int8_t, int>(r);
     product_cases<fp8_e4m3, bf16, float>(r);
     product_cases<fp8_e5m2, bf16, float>(r);
+  }
+  SECTION("block-scaled") {
+    block_scaled_case<fp8_e4m3, fp8_e4m3, e8m0, std::uint8_t>(r, "mxfp8", 128, 32, 128);
+    block_scaled_case<fp8_e4m3, fp8_e4m3, e8m0, std::uint8_t>(r, "mxfp8, ragged", 37, 20, 288);
+    block_scaled_case<e2m1, e2m1x2, e8m0, std::uint8_t>(r, "mxfp4", 100, 32, 352);
+    block_scaled_case<e2m1, e2m1x2, fp8_e4m3, fp8_e4m3>(r, "nvfp4", 100, 12, 160);
+  }
+  SECTION("mask_depth") {
+    masked_case<bf16, float>(r, 64, 5, 41);
+    masked_case<bf16, float>(r, 48, -70, 200);
+    masked_case<std::int8_t, int>(r, 64, 63, 64);
+    masked_case<std::int8_t, int>(r, 48, 17, 30);
+    masked_case<fp8_e4m3, float>(r, 64, 0, 33);
   }
   SECTION("as_left") {
     const auto inner = [&]<class T>(T, double unit) {
@@ -560,33 +596,5 @@ TEST_CASE("arithmetic words", "[tile][conformance]") {
     r.keep("column_max, column_sum", across);
     r.keep("row_scan", scan);
     r.keep("row_max of ints", most);
-  }
-  SECTION("values that promise bits") {
-    word<word_add>(r, "add", 0, 0);
-    word<word_negate>(r, "negate", 0, 0);
-    word<word_divide>(r, "divide", 0, 0);
-    word<word_fma>(r, "fma", 0x1p-24, 0);
-    word<word_max>(r, "max", 0, 0);
-    word<word_min>(r, "min", 0, 0);
-    word<word_abs>(r, "abs", 0, 0);
-    word<word_floor>(r, "floor", 0, 0);
-    word<word_where>(r, "where", 0, 0);
-    word<word_index>(r, "index", 0, 0);
-    word<word_bits>(r, "bits", 0, 0);
-    word<word_ints>(r, "ints", 0, 0);
-    word<word_lookup>(r, "lookup", 0, 0);
-    word<word_lookup_view>(r, "lookup in a view", 0, 0);
-  }
-  SECTION("values with an error") {
-    word<word_over>(r, "over", 0x1p-22, 0x1p-20);
-    word<word_exp2>(r, "exp2", 0x1p-21, 0x1p-20);
-    word<word_exp2_rough>(r, "exp2_rough", 0x1p-18, 0x1p-18);
-    word<word_log2>(r, "log2", 0x1p-21, 0x1p-20);
-    word<word_sqrt>(r, "sqrt", 0x1p-23, 0x1p-20);
-    word<word_rsqrt>(r, "rsqrt", 0x1p-22, 0x1p-20);
-    word<word_tanh>(r, "tanh", 0x1p-21, 0x1p-10);
-    word<word_erf>(r, "erf", 0x1p-21, 0x1p-18);
-    word<word_sin>(r, "sin", 0x1p-21, 0x1p-18);
-    word<word_cos>(r, "cos", 0x1p-21, 0x1p-18);
   }
 }

@@ -1,4 +1,4 @@
-// Verb conformance, memory: load, load_rows, store, store_rows, store_column, scatter, accumulate, arrive.
+// Verb conformance, memory: load, load_rows, store, store_rows, copy_rows, store_column, scatter, accumulate, arrive.
 #include "conformance.hpp"
 
 using namespace conformance;
@@ -77,6 +77,23 @@ template <class S, int Step> struct gather_rows {
     block.load(acc, x.back, 0, 0);
     block.map([](auto v, auto r, auto c) { return to_float(r * 64 + c) + v * 0.0f; }, acc, acc, row_index{}, column_index{});
     block.store_rows(x.back, target, 0, acc);
+  }
+};
+
+struct copied_rows {
+  static constexpr int R = 16, C = 32;
+  struct arguments {
+    view<const int> from;
+    view<int> to;
+    const int *source, *target;
+    int count;
+  } x;
+  static constexpr grid blocks(const arguments& x) { return {ceil_div(x.count, R), ceil_div(x.from.cols, C), 1}; }
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    column<Block, int, R> source, target;
+    block.map([i = block.x(), rows = x.source, count = x.count](auto r) { return lookup(rows, min(r + i * R, count - 1), count); }, source, row_index{});
+    block.map([i = block.x(), rows = x.target, count = x.count](auto r) { return where(r + i * R < count, lookup(rows, r + i * R, count), -1); }, target, row_index{});
+    block.template copy_rows<C>(x.to, target, x.from, source, block.y());
   }
 };
 
@@ -228,6 +245,21 @@ TEST_CASE("memory words", "[tile][conformance]") {
       for (int p = 0; p < k; ++p) REQUIRE(back[rows[i] * k + p] == (rows[i] % 2 ? 0 : i % 16 * 64 + p));
     r.keep("load_rows", to);
     r.keep("store_rows", back);
+  }
+  SECTION("copies of rows") {
+    const int pool = 50, count = 37;
+    for (const int cols : {64, 52}) {              // whole vectors, and a rest
+      const auto from = integers<int>(std::size_t(pool) * 64);
+      test::array<int> source(count), target(count), to(pool * 64);
+      for (int& v : to) v = -7;
+      for (int i = 0; i < count; ++i) source[i] = i * 17 % pool, target[i] = i % 5 == 4 ? -1 : i * 3 % pool;
+      run(copied_rows{{{from.data(), pool, cols, 64}, {to.data(), pool, cols, 64}, source.data(), target.data(), count}});
+      std::vector<int> want(to.size(), -7);
+      for (int i = 0; i < count; ++i)
+        for (int c = 0; c < cols && target[i] >= 0; ++c) want[std::size_t(target[i] * 64 + c)] = from[source[i] * 64 + c];
+      for (std::size_t i = 0; i < want.size(); ++i) REQUIRE(to[i] == want[i]);
+      r.keep(cols == 64 ? "copy_rows" : "copy_rows, a rest", to);
+    }
   }
   SECTION("scatter") {
     const int rows = 21, cols = 9;             // the eleventh survivor has no place

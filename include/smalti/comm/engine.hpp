@@ -8,9 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <smalti/comm/combine.hpp>
-#include <smalti/comm/transport.hpp>
-#include <smalti/comm/wire.hpp>
+#include <smalti/comm/engine_job.hpp>
 #include <smalti/core/workspace.hpp>
 
 namespace smalti::inline SMALTI_CODE::comm {
@@ -19,15 +17,6 @@ namespace smalti::inline SMALTI_CODE::comm {
 enum class progress : std::uint8_t { blocked, done, failed };
 
 namespace detail {
-
-// The greatest demands of one rank's list, over its steps. Counted from the list itself: the same walk for workspace_bytes
-// and for start.
-struct demands {
-  int actions = 0, receives = 0, sends = 0;          // of one step
-  std::int64_t receive_bytes = 0, packed_bytes = 0;  // of one step, each message from a multiple of 64
-};
-
-constexpr std::int64_t aligned(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 struct receipt {      // a message that is or will be received
   int first, last;    // its actions in the step's list
@@ -47,18 +36,7 @@ template <class C, class T, class W> class engine {
   using element = typename C::element;
   using accumulator = typename C::accumulator;
 
-  //! What an engine is given; checked by the caller.
-  struct job {
-    schedule_view schedule;
-    int rank;
-    partition cut, output_cut;      // of input and scratch, of output
-    const element* input;
-    element* output;
-    C combine;
-    W wire;
-    message_tag tag;
-    int depth;
-  };
+  using job = engine_job<C, W>;   //!< checked by the caller
 
   static std::size_t workspace_bytes(const job& x) { return lay_out(x, {}).used; }
 
@@ -66,7 +44,10 @@ template <class C, class T, class W> class engine {
     x_ = x, net_ = &net;
     m_ = lay_out(x, carver{memory.data});
     step_ = index_ = 0, failure_ = {}, failed_peer_ = -1;
-    if constexpr (!W::plain) std::memset(m_.is_kept, 0, std::size_t(x_.schedule.chunks()));
+    if constexpr (!W::plain) {
+      std::memset(m_.is_kept, 0, std::size_t(x_.schedule.chunks()));
+      x_.mark_forwarded(m_.is_forwarded);
+    }
     for (int s = 0; s < x_.depth && s < x_.schedule.steps(); ++s) prepare(s);
   }
 
@@ -137,69 +118,14 @@ template <class C, class T, class W> class engine {
     accumulator *left, *right;      // blocks that are lifted or decoded on the way
     accumulator* closing;           // a block between its last merge and its finish
     std::byte* kept;                // encoded chunks of the output
-    char* is_kept;
+    char *is_kept, *is_forwarded;   // of each: there is its encoding; this rank sends it from the output
     std::byte* own;                 // a chunk of the input, encoded for this rank itself
     std::int64_t longest;           // chunk, in items
     std::size_t used;
   };
 
-  static constexpr int block_items = 256;
-  static std::int64_t closing_items(const job& x) { return std::max<std::int64_t>(block_items, 4 * block_items / x.combine.width); }
-  static std::int64_t scratch_item(const job& x) {
-    return std::int64_t(x.combine.width) * std::int64_t(reduces(x.schedule.kind) ? sizeof(accumulator) : sizeof(element));
-  }
-  static std::int64_t item(const job& x) { return std::int64_t(x.combine.width) * std::int64_t(sizeof(element)); }
-
-  // Bytes of the chunks in a message; each chunk is encoded by itself unless nothing is.
-  static std::int64_t wire_bytes(const job& x, const partition& cut, chunk_range chunks, content what) {
-    if constexpr (W::plain) {
-      return cut.length(chunks) * std::int64_t(x.combine.width) * std::int64_t(what == content::partial ? sizeof(accumulator) : sizeof(element));
-    } else {
-      std::int64_t bytes = 0;
-      for (int c = chunks.first; c < chunks.last(); ++c)
-        if (const std::int64_t n = cut.length(c); n > 0) bytes += x.wire.bytes(what, n);
-      return bytes;
-    }
-  }
-  static const partition& cut_of(const job& x, int slot) { return slot == output_slot ? x.output_cut : x.cut; }
-
-  struct surveyor {
-    const job* x;
-    demands all, step;
-    std::int64_t message = 0;
-    int parts = 0;                  // actions of the message
-    bool sending = false;
-    static void through(void* self, const action& a) { static_cast<surveyor*>(self)->see(a); }
-    void see(const action& a) {
-      ++step.actions;
-      if (!a.joined) close();
-      if (a.does != verb::send && !receives(a.does)) return;
-      ++parts, sending = a.does == verb::send;
-      message += wire_bytes(*x, cut_of(*x, a.slot), a.chunks, a.what);
-    }
-    void close() {
-      if (message > 0) {
-        (sending ? step.sends : step.receives) += 1;
-        if (!sending) step.receive_bytes += aligned(message);
-        else if (!W::plain || parts > 1) step.packed_bytes += aligned(message);
-      }
-      parts = 0, message = 0;
-    }
-    void end_of_step() {
-      close();
-      all.actions = std::max(all.actions, step.actions), all.receives = std::max(all.receives, step.receives), all.sends = std::max(all.sends, step.sends);
-      all.receive_bytes = std::max(all.receive_bytes, step.receive_bytes), all.packed_bytes = std::max(all.packed_bytes, step.packed_bytes);
-      step = {};
-    }
-  };
-  static demands survey(const job& x) {
-    surveyor s{&x, {}, {}};
-    action_list list(&s, &surveyor::through);
-    for (int t = 0; t < x.schedule.steps(); ++t) x.schedule.step(x.rank, t, list), s.end_of_step();
-    return s.all;
-  }
   static memory lay_out(const job& x, carver c) {
-    const demands d = survey(x);
+    const demands d = x.survey();
     memory m{};
     m.longest = std::max(x.cut.greatest(1), x.output_cut.greatest(1));
     m.of_step = c.take<step_memory>(std::size_t(x.depth));
@@ -219,33 +145,25 @@ template <class C, class T, class W> class engine {
     for (int i = 0; i < slots; ++i) {
       const scratch_room room = x.schedule.scratch(x.rank, first_scratch + i);
       const std::int64_t items = room.rolling ? room.chunks.count * m.longest : x.cut.length(room.chunks);
-      std::byte* p = c.take<std::byte>(std::size_t(items * scratch_item(x)));
+      std::byte* p = c.take<std::byte>(std::size_t(items * x.scratch_item()));
       if (c.base != nullptr) m.scratch[i] = p;
     }
-    m.closing = c.take<accumulator>(reduces(x.schedule.kind) && W::plain ? std::size_t(closing_items(x)) * std::size_t(x.combine.width) : 0);
+    m.closing = c.take<accumulator>(reduces(x.schedule.kind) ? std::size_t(x.closing_items()) * std::size_t(x.combine.width) : 0);
     if constexpr (!std::is_same_v<element, accumulator> || !W::plain) {
-      m.left = c.take<accumulator>(std::size_t(std::max<std::int64_t>(block_items, W::plain ? 0 : m.longest)) * std::size_t(x.combine.width));
-      m.right = c.take<accumulator>(std::size_t(std::max<std::int64_t>(block_items, W::plain ? 0 : m.longest)) * std::size_t(x.combine.width));
+      const std::size_t items = std::size_t(std::max<std::int64_t>(block_items, W::plain ? 0 : x.at_once(m.longest)));
+      m.left = c.take<accumulator>(items * std::size_t(x.combine.width));
+      m.right = c.take<accumulator>(items * std::size_t(x.combine.width));
     }
     if constexpr (!W::plain) {
       std::int64_t kept = 0;
-      for (int k = 0; k < x.schedule.chunks(); ++k) kept += aligned(x.wire.bytes(kept_content(x), m.longest));
+      for (int k = 0; k < x.schedule.chunks(); ++k) kept += aligned(x.wire.bytes(x.kept_content(), m.longest));
       m.kept = c.take<std::byte>(std::size_t(kept));
       m.is_kept = c.take<char>(std::size_t(x.schedule.chunks()));
-      if (own_trip(x)) m.own = c.take<std::byte>(std::size_t(x.wire.bytes(content::input, m.longest)));
+      m.is_forwarded = c.take<char>(std::size_t(x.schedule.chunks()));
+      if (x.own_trip()) m.own = c.take<std::byte>(std::size_t(x.wire.bytes(content::input, m.longest)));
     }
     m.used = c.used;
     return m;
-  }
-  // Where every rank's items are gathered at the owner of a chunk and folded there, the owner's own make the same trip as the
-  // others', so that who owns them, and with it how the vector is cut, leaves no trace in the bits.
-  static bool own_trip(const job& x) {
-    if constexpr (requires { requires W::own_trip; }) {
-      const combine_order order = x.schedule.promise().order;
-      return reduces(x.schedule.kind) && (order == combine_order::rank_fold || order == combine_order::rank_tree);
-    } else {
-      return false;
-    }
   }
   // Items first .. first + n of a chunk of the input.
   void take_own_trip([[maybe_unused]] int chunk, [[maybe_unused]] std::int64_t first, [[maybe_unused]] std::int64_t n, [[maybe_unused]] accumulator* to) {
@@ -255,35 +173,36 @@ template <class C, class T, class W> class engine {
       x_.wire.decode(content::input, item, m_.own, n, to);
     }
   }
-  // How many items of n are encoded and decoded at once: few, which stay in the caches, where the wire takes each by itself.
-  static std::int64_t at_once(std::int64_t n) { return requires { requires W::elementwise; } ? std::min<std::int64_t>(n, 4 * block_items) : n; }
-  void merge_decoded(const action& a, int chunk, std::int64_t first, const std::byte* from, std::int64_t n) {
+  // slot = with (+) what came, and where `closed` says to which place, the result's bytes and the values that everyone will decode from
+  // them: one pass over a chunk, in pieces that stay in the first cache.
+  void merge_decoded(const action& a, int chunk, std::int64_t first, const std::byte* from, std::int64_t n, element* closed) {
     if constexpr (!W::plain) {
       const int w = x_.combine.width;
-      const bool own = a.with == input_slot && own_trip(x_);
+      const bool own = a.with == input_slot && x_.own_trip();
       accumulator* to = reinterpret_cast<accumulator*>(place(a.slot, chunk));
       for (std::int64_t i = 0, k; i < n; i += k) {
-        k = std::min(at_once(n), n - i);
+        k = std::min(x_.at_once(n), n - i);
         const std::byte* with = place(a.with, chunk) + i * item_of(a.with);
         if (own) take_own_trip(chunk, i, k, m_.left), with = reinterpret_cast<const std::byte*>(m_.left);
         x_.wire.decode(a.what, first + i, from + (i == 0 ? 0 : x_.wire.bytes(a.what, i)), k, m_.right);
-        merge_blocks(to + i * w, with, own || sums(a.with), static_cast<const accumulator*>(m_.right), k, a.order, nullptr);
+        merge_blocks(to + i * w, with, own || sums(a.with), static_cast<const accumulator*>(m_.right), k, a.order, closed == nullptr ? nullptr : closed + i * w);
+        if (closed != nullptr) keep_some(chunk, i, k);
       }
+      if (closed != nullptr) m_.is_kept[chunk] = 1;
     }
   }
-  static content kept_content(const job& x) { return reduces(x.schedule.kind) ? content::result : content::input; }
 
   // Where chunks lie.
   std::byte* place(int slot, int chunk) const {
-    if (slot == input_slot) return reinterpret_cast<std::byte*>(const_cast<element*>(x_.input)) + (x_.cut.offset(chunk) - x_.cut.offset(x_.schedule.input(x_.rank).first)) * item(x_);
-    if (slot == output_slot) return reinterpret_cast<std::byte*>(x_.output) + (x_.output_cut.offset(chunk) - x_.output_cut.offset(x_.schedule.output(x_.rank).first)) * item(x_);
+    if (slot == input_slot) return reinterpret_cast<std::byte*>(const_cast<element*>(x_.input)) + (x_.cut.offset(chunk) - x_.cut.offset(x_.schedule.input(x_.rank).first)) * x_.item();
+    if (slot == output_slot) return reinterpret_cast<std::byte*>(x_.output) + (x_.output_cut.offset(chunk) - x_.output_cut.offset(x_.schedule.output(x_.rank).first)) * x_.item();
     const scratch_room room = x_.schedule.scratch(x_.rank, slot);
     std::byte* base = m_.scratch[slot - first_scratch];
-    return room.rolling ? base + room.place(chunk) * m_.longest * scratch_item(x_) : base + (x_.cut.offset(chunk) - x_.cut.offset(room.chunks.first)) * scratch_item(x_);
+    return room.rolling ? base + room.place(chunk) * m_.longest * x_.scratch_item() : base + (x_.cut.offset(chunk) - x_.cut.offset(room.chunks.first)) * x_.scratch_item();
   }
   bool sums(int slot) const { return slot >= first_scratch && reduces(x_.schedule.kind); }
   std::int64_t item_of(int slot) const { return std::int64_t(x_.combine.width) * std::int64_t(sums(slot) ? sizeof(accumulator) : sizeof(element)); }
-  std::int64_t length(int slot, chunk_range chunks) const { return cut_of(x_, slot).length(chunks); }
+  std::int64_t length(int slot, chunk_range chunks) const { return x_.cut_of(slot).length(chunks); }
 
   struct span { const std::byte *first, *last; };
   span memory_of(int slot, chunk_range chunks) const {
@@ -348,13 +267,14 @@ template <class C, class T, class W> class engine {
       // Straight to its place, where it lies in one piece as it comes and nobody will touch that before.
       if (W::plain && next == i + 1 && a.does == verb::recv && sums(a.slot) == (a.what == content::partial) && untouched(step, i, a))
         r.data = const_cast<std::byte*>(memory_of(a.slot, a.chunks).first), r.in_place = true;
+      if (a.does == verb::recv && one_result(a, next - i) && m_.is_forwarded[a.chunks.first] && !m_.is_kept[a.chunks.first]) r.data = kept(a.chunks.first);   // where it is sent on from
       r.posted = net_->post_recv(a.peer, x_.tag, r.data, r.bytes);
       m.receipts[m.receives++] = r;
     }
   }
   std::int64_t message_bytes(const step_memory& m, int first, int last) const {
     std::int64_t bytes = 0;
-    for (int i = first; i < last; ++i) bytes += wire_bytes(x_, cut_of(x_, m.list[i].slot), m.list[i].chunks, m.list[i].what);
+    for (int i = first; i < last; ++i) bytes += x_.wire_bytes(x_.cut_of(m.list[i].slot), m.list[i].chunks, m.list[i].what);
     return bytes;
   }
   bool untouched(int step, int index, const action& a) {
@@ -377,9 +297,9 @@ template <class C, class T, class W> class engine {
 
   // The action after a combine that finishes what it combined: both are done block by block, and the sum is not written down between.
   const action* closes(const step_memory& m, int first, int last) {
-    if (!W::plain || last != first + 1 || last == m.actions) return nullptr;
+    if (last != first + 1 || last == m.actions) return nullptr;
     const action &a = m.list[first], &b = m.list[last];
-    if (a.does != verb::recv_combine && a.does != verb::combine) return nullptr;
+    if (a.does != verb::recv_combine && (!W::plain || a.does != verb::combine)) return nullptr;
     if (b.does != verb::finish || b.with != a.slot || !(b.chunks == a.chunks) || length(a.slot, a.chunks) == 0) return nullptr;
     return free_to_write(b.slot, b.chunks) ? &b : nullptr;
   }
@@ -406,6 +326,9 @@ template <class C, class T, class W> class engine {
     const std::byte* data = nullptr;
     if (W::plain && last == first + 1) {
       data = memory_of(a.slot, a.chunks).first, d.slot = a.slot;
+    } else if (one_result(a, last - first)) {
+      keep(a.chunks.first);
+      data = kept(a.chunks.first);      // stays as it is until the end
     } else {
       std::byte* to = out.packed + out.packed_bytes;
       data = to;
@@ -423,7 +346,7 @@ template <class C, class T, class W> class engine {
       return to + (from.last - from.first);
     } else {
       for (int c = a.chunks.first; c < a.chunks.last(); ++c) {
-        const std::int64_t n = length(a.slot, {c}), first = cut_of(x_, a.slot).offset(c);
+        const std::int64_t n = length(a.slot, {c}), first = x_.cut_of(a.slot).offset(c);
         if (n == 0) continue;
         const std::int64_t bytes = x_.wire.bytes(a.what, n);
         if (a.slot == output_slot) {
@@ -439,25 +362,30 @@ template <class C, class T, class W> class engine {
       return to;
     }
   }
+  // A message that is one chunk of the output, encoded: its bytes need not be copied.
+  static bool one_result(const action& a, int actions) { return !W::plain && actions == 1 && a.slot == output_slot && a.chunks.count == 1; }
   std::byte* kept(int chunk) const {
     if constexpr (W::plain) return nullptr;
-    else return m_.kept + chunk * aligned(x_.wire.bytes(kept_content(x_), m_.longest));
+    else return m_.kept + chunk * aligned(x_.wire.bytes(x_.kept_content(), m_.longest));
   }
   // Encodes a chunk of the output once; its owner takes what the others will see.
   void keep(int chunk) {
     if constexpr (!W::plain) {
       if (m_.is_kept[chunk] == 1) return;
       m_.is_kept[chunk] = 1;
-      const std::int64_t n = length(output_slot, {chunk}), first = x_.output_cut.offset(chunk);
-      element* here = reinterpret_cast<element*>(place(output_slot, chunk));
-      for (std::int64_t i = 0, k; i < n; i += k) {
-        k = std::min(at_once(n), n - i);
-        std::byte* to = kept(chunk) + (i == 0 ? 0 : x_.wire.bytes(kept_content(x_), i));
-        x_.wire.encode(kept_content(x_), first + i, here + i * x_.combine.width, k, to);
-        if (!W::exact) x_.wire.decode(kept_content(x_), first + i, to, k, here + i * x_.combine.width);
-      }
+      const std::int64_t n = length(output_slot, {chunk});
+      for (std::int64_t i = 0, k; i < n; i += k) k = std::min(x_.at_once(n), n - i), keep_some(chunk, i, k);
     } else {
       static_cast<void>(chunk);
+    }
+  }
+  void keep_some([[maybe_unused]] int chunk, [[maybe_unused]] std::int64_t i, [[maybe_unused]] std::int64_t n) {
+    if constexpr (!W::plain) {
+      const std::int64_t item = x_.output_cut.offset(chunk) + i;
+      element* here = reinterpret_cast<element*>(place(output_slot, chunk)) + i * x_.combine.width;
+      std::byte* to = kept(chunk) + (i == 0 ? 0 : x_.wire.bytes(x_.kept_content(), i));
+      x_.wire.encode(x_.kept_content(), item, here, n, to);
+      if (!W::exact && !mutant(defect::owner_keeps_its_sum)) x_.wire.decode(x_.kept_content(), item, to, n, here);
     }
   }
 
@@ -492,19 +420,22 @@ template <class C, class T, class W> class engine {
       } else {
         std::memcpy(place(a.slot, a.chunks.first), from, std::size_t(n * item_of(a.slot)));
       }
-      return from + wire_bytes(x_, cut_of(x_, a.slot), a.chunks, a.what);
+      return from + x_.wire_bytes(x_.cut_of(a.slot), a.chunks, a.what);
     } else {
       for (int c = a.chunks.first; c < a.chunks.last(); ++c) {
-        const std::int64_t n = length(a.slot, {c}), first = cut_of(x_, a.slot).offset(c);
+        const std::int64_t n = length(a.slot, {c}), first = x_.cut_of(a.slot).offset(c);
         if (n == 0) continue;
         const std::int64_t bytes = x_.wire.bytes(a.what, n);
         if (a.does == verb::recv_combine) {
-          merge_decoded(a, c, first, from, n);                  // any content decodes to accumulators, to be summed
+          merge_decoded(a, c, first, from, n, closing == nullptr ? nullptr : reinterpret_cast<element*>(place(closing->slot, c)));   // any content decodes to accumulators
         } else if (sums(a.slot)) {
           x_.wire.decode(a.what, first, from, n, reinterpret_cast<accumulator*>(place(a.slot, c)));
         } else {
           x_.wire.decode(a.what, first, from, n, reinterpret_cast<element*>(place(a.slot, c)));
-          if (a.slot == output_slot) std::memcpy(kept(c), from, std::size_t(bytes)), m_.is_kept[c] = 1;
+          if (a.slot == output_slot && m_.is_forwarded[c]) {
+            if (from != kept(c)) std::memcpy(kept(c), from, std::size_t(bytes));
+            m_.is_kept[c] = 1;
+          }
         }
         from += bytes;
       }
@@ -521,7 +452,7 @@ template <class C, class T, class W> class engine {
   template <class X> void merge_blocks(accumulator* to, const std::byte* here, bool lifted, const X* incoming, std::int64_t n, side order, element* closed = nullptr) {
     const int w = x_.combine.width;
     constexpr bool same = std::is_same_v<element, accumulator>;
-    const std::int64_t block = !(same && std::is_same_v<X, accumulator>) ? block_items : closed == nullptr ? n : closing_items(x_);
+    const std::int64_t block = !(same && std::is_same_v<X, accumulator>) ? block_items : closed == nullptr ? n : x_.closing_items();
     for (std::int64_t i = 0; i < n; i += block) {
       const std::int64_t k = std::min<std::int64_t>(block, n - i);
       const accumulator *mine = nullptr, *theirs = nullptr;
@@ -540,18 +471,18 @@ template <class C, class T, class W> class engine {
         theirs = m_.right;
       }
       accumulator* sum = closed != nullptr ? m_.closing : to + i * w;
-      if (order == side::here_first) x_.combine.merge(sum, mine, theirs, k);
+      if ((order == side::here_first) != mutant(defect::merge_sides_swapped)) x_.combine.merge(sum, mine, theirs, k);
       else x_.combine.merge(sum, theirs, mine, k);
       if (closed != nullptr) x_.combine.finish(closed + i * w, sum, k, x_.schedule.ranks);
     }
   }
   void combine_local(const action& a, const action* closing) {
-    if (a.with == input_slot && own_trip(x_)) {
+    if (a.with == input_slot && x_.own_trip()) {
       for (int c = a.chunks.first; c < a.chunks.last(); ++c) {
         const std::int64_t n = length(a.slot, {c});
         accumulator* here = reinterpret_cast<accumulator*>(place(a.slot, c));
         for (std::int64_t i = 0, k; i < n; i += k) {
-          k = std::min(at_once(n), n - i);
+          k = std::min(x_.at_once(n), n - i);
           take_own_trip(c, i, k, m_.right);
           merge_blocks(here + i * x_.combine.width, reinterpret_cast<const std::byte*>(here + i * x_.combine.width), true, static_cast<const accumulator*>(m_.right), k, a.order, nullptr);
         }
@@ -566,9 +497,10 @@ template <class C, class T, class W> class engine {
     else merge_blocks(to, reinterpret_cast<const std::byte*>(to), true, reinterpret_cast<const element*>(with), n, a.order, closed_to(closing));
   }
   void copy(const action& a) {
-    if (a.with == input_slot && sums(a.slot) && own_trip(x_)) {
+    if (a.with == input_slot && sums(a.slot) && x_.own_trip()) {
       for (int c = 0; c < a.chunks.count; ++c)
-        if (const std::int64_t n = x_.cut.length(a.from + c); n > 0) take_own_trip(a.from + c, 0, n, reinterpret_cast<accumulator*>(place(a.slot, a.chunks.first + c)));
+        for (std::int64_t n = x_.cut.length(a.from + c), i = 0, k; i < n; i += k)
+          k = std::min(x_.at_once(n), n - i), take_own_trip(a.from + c, i, k, reinterpret_cast<accumulator*>(place(a.slot, a.chunks.first + c)) + i * x_.combine.width);
       return;
     }
     const std::int64_t n = length(a.slot, a.chunks);

@@ -27,6 +27,8 @@ struct plain_wire {
 //!     exact                                decode(encode(x)) is x, to the bit
 //!     own_trip                             optional: true where the owner of a sum that folds everyone's items rounds its own as well, so
 //!                                          that a partition-invariant schedule stays it (direct; a wire by blocks needs chunks of whole blocks)
+//!     items_together()                     optional: runs that begin and end at multiples of so many items of a chunk are encoded and decoded by
+//!                                          themselves, to the same bytes, and bytes(what, n) adds up over them; else a chunk is one run
 //!     width                                optional: elements of an item; the executor holds it to the combine's
 //!     check()                              optional: what the wire refuses, as a status
 template <class W, class C>

@@ -64,6 +64,10 @@ struct packed {
   }
 };
 
+//! Codes in an element of memory.
+template <class T> inline constexpr int codes_in = 1;
+template <class T> inline constexpr int codes_in<packed<T>> = packed<T>::count;
+
 using e2m1x2 = packed<e2m1>;   //!< layout of CUDA's __nv_fp4x2_e2m1
 using e3m2x4 = packed<e3m2>;
 using e2m3x4 = packed<e2m3>;

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <smalti/flow/in_steps.hpp>
 #include <smalti/flow/lora.hpp>
 #include <smalti/flow/moe.hpp>
 #include <smalti/ops/gemm.hpp>
@@ -20,7 +21,7 @@ namespace smalti::inline SMALTI_CODE::moe {
 //! @note  cost: 6 H I operations a token for what is shared, 6 rank (H + I) a slot. Full-rank experts are dense_experts: cheaper
 //!        from a rank of H I / (H + I) up
 //! Source: FlexMoRE, a flexible mixture of rank-heterogeneous experts.
-template <class X, class Activation = policy::silu, class Y = X> struct flex_more {
+template <class X, class Activation = policy::silu, class Y = X> struct flex_more : flow::in_steps<flex_more<X, Activation, Y>> {
   using pages = lora::adapters<X>;
   struct narrow_gathered : gemm::grouped_options { static constexpr bool gathers = true; };
   struct wide : gemm::grouped_options { static constexpr gemm::b_order b = gemm::b_order::k_by_n; };
@@ -44,60 +45,22 @@ template <class X, class Activation = policy::silu, class Y = X> struct flex_mor
     Activation activation = {};
   };
 
-  template <class Context> static status check(const Context& context, const args& x) {
-    static_assert(explain_context<Context>());
-    if constexpr (!runs_here<Context>) return {errc::not_initialised, "the context does not work in this file"};
-    else return with(context, x, nullptr, [&](const plan&, const auto& op, const auto& a) { return std::remove_cvref_t<decltype(op)>::check(context, a); });
-  }
-  template <class Context> static std::size_t workspace_bytes(const Context& context, const args& x) {
-    static_assert(explain_context<Context>());
-    if constexpr (!runs_here<Context>) return 0;
-    else {
-      std::size_t most = 0, held = 0;
-      const status any = with(context, x, nullptr, [&](const plan& p, const auto& op, const auto& a) {
-        const std::size_t bytes = std::remove_cvref_t<decltype(op)>::workspace_bytes(context, a);
-        return most = bytes > most ? bytes : most, held = p.bytes, status{};
-      });
-      static_cast<void>(any);
-      return after(held) + most;
-    }
-  }
-  template <class Context> static status run(const Context& context, const args& x, workspace memory = {}) {
-    static_assert(explain_context<Context>());
-    if constexpr (runs_here<Context>) {
-      if (const status bad = first_of([&] { return check(context, x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
-      return with(context, x, memory.data, [&](const plan& p, const auto& op, const auto& a) {
-        const std::size_t bytes = std::remove_cvref_t<decltype(op)>::workspace_bytes(context, a);
-        return std::remove_cvref_t<decltype(op)>::run(context, a, {memory.data + after(p.bytes), bytes});
-      });
-    } else {
-      return check(context, x);
-    }
-  }
-
-private:
-  struct plan {
-    view<float> shared, gate, up, values, made, base;
-    view<X> hidden, sum;
-    std::size_t bytes;
-  };
-  static std::size_t after(std::size_t bytes) { return (bytes + carver::alignment - 1) / carver::alignment * carver::alignment; }
-  // Every step in order, as step(plan, operation, its arguments), until one gives a bad status.
-  template <class Context, class Step> static status with(const Context&, const args& x, std::byte* memory, Step step) {
-    carver carve{memory};
-    plan p{};
+  template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
+    struct {
+      view<float> shared, gate, up, values, made, base;
+      view<X> hidden, sum;
+    } p{};
     const int rows = x.index.row_limit, tokens = x.x.rows, inner = x.gate.rows, wide = x.x.cols;
     const auto rank = [](const pages& u) { return round_up(u.a.most, 16); };
     const int most = rank(x.gate_update) > rank(x.up_update) ? rank(x.gate_update) : rank(x.up_update), ranks = most > rank(x.down_update) ? most : rank(x.down_update);
     p.shared = detail::carved<float>(carve, tokens, inner), p.gate = detail::carved<float>(carve, rows, inner), p.up = detail::carved<float>(carve, rows, inner);
     p.values = detail::carved<float>(carve, rows, ranks > 0 ? ranks : 16), p.made = detail::carved<float>(carve, rows, wide), p.base = detail::carved<float>(carve, tokens, wide);
     p.hidden = detail::carved<X>(carve, rows, inner), p.sum = detail::carved<X>(carve, tokens, inner);
-    p.bytes = carve.used;
 
     const auto shared = [&](const view<const X>& from, const view<const X>& w, const view<float>& to) {
       typename base_op::args a{};
       a.a = from, a.b = w, a.c = to;
-      return step(p, base_op{}, a);
+      return step(base_op{}, a);
     };
     const auto update = [&](const auto& shrink, const auto& expand, const view<const X>& from, const pages& u, const view<float>& to) {
       typename std::remove_cvref_t<decltype(shrink)>::args s{};
@@ -105,16 +68,16 @@ private:
       if constexpr (requires { s.source.data; }) s.source = {x.index.token_of_row, rows, 1, 1};
       typename std::remove_cvref_t<decltype(expand)>::args e{};
       e.a = detail::read_only(p.values), e.b = u.b, e.c = to, e.rows = x.index.rows, e.end = x.index.end;
-      return first_of([&] { return step(p, shrink, s); }, [&] { return step(p, expand, e); });
+      return first_of([&] { return step(shrink, s); }, [&] { return step(expand, e); });
     };
     const auto project = [&](const view<const X>& w, const pages& u, const view<float>& to) {
-      return first_of([&] { return shared(x.x, w, p.shared); }, [&] { return step(p, spread_op{}, typename spread_op::args{detail::read_only(p.shared), x.index, to}); }, [&] { return update(shrink_in{}, expand_in{}, x.x, u, to); });
+      return first_of([&] { return shared(x.x, w, p.shared); }, [&] { return step(spread_op{}, typename spread_op::args{detail::read_only(p.shared), x.index, to}); }, [&] { return update(shrink_in{}, expand_in{}, x.x, u, to); });
     };
     return first_of([&] { return check_index<is_host<Context>>(x.index, tokens); }, [&] { return project(x.gate, x.gate_update, p.gate); }, [&] { return project(x.up, x.up_update, p.up); },
-                    [&] { return step(p, gate_op{}, typename gate_op::args{detail::read_only(p.gate), detail::read_only(p.up), p.hidden, x.activation}); },
-                    [&] { return step(p, gather_op{}, typename gather_op::args{.x = detail::read_only(p.hidden), .index = x.index, .y = p.sum}); }, [&] { return shared(detail::read_only(p.sum), x.down, p.base); },
+                    [&] { return step(gate_op{}, typename gate_op::args{detail::read_only(p.gate), detail::read_only(p.up), p.hidden, x.activation}); },
+                    [&] { return step(gather_op{}, typename gather_op::args{.x = detail::read_only(p.hidden), .index = x.index, .y = p.sum}); }, [&] { return shared(detail::read_only(p.sum), x.down, p.base); },
                     [&] { return update(shrink_out{}, expand_out{}, detail::read_only(p.hidden), x.down_update, p.made); },
-                    [&] { return step(p, combine_op{}, typename combine_op::args{.x = detail::read_only(p.made), .index = x.index, .y = x.y, .same = detail::read_only(p.base)}); });
+                    [&] { return step(combine_op{}, typename combine_op::args{.x = detail::read_only(p.made), .index = x.index, .y = x.y, .same = detail::read_only(p.base)}); });
   }
 };
 

@@ -20,6 +20,7 @@ namespace smalti::inline SMALTI_CODE::lora {
 //! What these operations may be told besides their types.
 struct options {
   static constexpr bool batch_invariant = false;     //!< a row's bits do not depend on the other rows of the batch
+  static constexpr bool accumulates = false;         //!< sgmv_backward adds to da and db: a sequence's windows, one after another
   using offset = std::int32_t;                       //!< of the segments
 };
 
@@ -284,7 +285,7 @@ template <class X, class T = X, class DX = X, class Options = options> struct sg
   using offset = typename Options::offset;
   using shrink = gemm::grouped<X, T, float, policy::chain<>, detail::form<Options, gemm::b_order::n_by_k, false>, gemm::paged_rows<T, true>>;
   using expand = gemm::grouped<float, T, DX, policy::chain<>, detail::form<Options, gemm::b_order::k_by_n, true>, gemm::paged_rows<T>>;
-  using along = gemm::grouped_depth<float, X, float, policy::chain<>, detail::along<offset, false>>;
+  using along = gemm::grouped_depth<float, X, float, policy::chain<>, detail::along<offset, Options::accumulates>>;
 
   struct args {
     view<const X> x = {}, dy = {};           //!< rows x H, rows x H'
@@ -292,7 +293,7 @@ template <class X, class T = X, class DX = X, class Options = options> struct sg
     const int* adapter = nullptr;            //!< [segments]
     adapters<T> weights = {};
     view<DX> dx = {};                        //!< rows x H: the adapters' share is added
-    stack<float> da = {}, db = {};           //!< [segments] most x H, most x H', most rounded up to 16
+    stack<float> da = {}, db = {};           //!< [segments] most x H, most x H', most rounded up to 16; options::accumulates: added to
   };
   template <class Context> static status check(const Context& context, const args& x) {
     static_assert(explain_context<Context>());
@@ -323,7 +324,9 @@ template <class X, class T = X, class DX = X, class Options = options> struct sg
       carver carve{memory.data};
       void* const first = carve.take<std::byte>(values);
       void* const second = carve.take<std::byte>(values);
-      return first_of([&] { return clear(base_of(context), first, values); }, [&] { return clear(base_of(context), second, values); }, [&] {
+      offset* const ends = carve.take<offset>(std::size_t(x.rows.count));
+      return first_of([&] { return clear(base_of(context), first, values); }, [&] { return clear(base_of(context), second, values); },
+                      [&] { return launch<ends_kernel<offset>>(base_of(context), {x.rows.offsets, x.adapter, {ends, 1, x.rows.count, x.rows.count}}); }, [&] {
         return with(context, x, memory.data, [&](const plan& p, const auto& op, const auto& a) {
           const std::size_t bytes = std::remove_cvref_t<decltype(op)>::workspace_bytes(context, a);
           const std::size_t at = (p.bytes + carver::alignment - 1) / carver::alignment * carver::alignment;
@@ -338,6 +341,7 @@ template <class X, class T = X, class DX = X, class Options = options> struct sg
 private:
   struct plan {
     view<float> v, w;
+    offset* ends;      // segments without an adapter have no rows: whatever their dy holds
     std::size_t bytes;
   };
   template <class Context, class Step> static status with(const Context&, const args& x, std::byte* base, Step step) {
@@ -345,7 +349,7 @@ private:
     plan p{};
     const int wide = round_up(x.weights.a.most, 16);
     const auto values = [&] { return view<float>{carve.place<float>(std::size_t(x.x.rows) * wide), x.x.rows, wide, wide}; };
-    p.v = values(), p.w = values(), p.bytes = carve.used;
+    p.v = values(), p.w = values(), p.ends = carve.take<offset>(std::size_t(x.rows.count)), p.bytes = carve.used;
     const auto& a = x.weights.a;
     const auto& b = x.weights.b;
     const gemm::paged_rows<T, true> scaled_a{a.pool, a.first, a.count, a.line, b.scale, a.shards, a.weights, a.most, a.lines};
@@ -357,7 +361,7 @@ private:
     };
     const auto gradient = [&](const view<float>& values, const view<const X>& rows, const stack<float>& to) {
       typename along::args s{};
-      s.a = detail::read_only(values), s.b = rows, s.c = to, s.rows = x.rows;
+      s.a = detail::read_only(values), s.b = rows, s.c = to, s.rows = x.rows, s.end = p.ends;      // null where there is no workspace yet: nothing to read
       return step(p, along{}, s);
     };
     return first_of([&] { return down(x.x, scaled_a, p.v); }, [&] { return down(x.dy, b, p.w); }, [&] { return gradient(p.w, x.x, x.da); }, [&] { return gradient(p.v, x.dy, x.db); },

@@ -7,6 +7,7 @@
 #include <smalti/core/check_view.hpp>
 #include <smalti/core/status.hpp>
 #include <smalti/core/workspace.hpp>
+#include <smalti/flow/in_steps.hpp>
 #include <smalti/ops/gemm.hpp>
 #include <smalti/ops/gemm/grouped.hpp>
 #include <smalti/ops/gemm/quantized.hpp>
@@ -314,7 +315,7 @@ private:
 //! @tparam X   of x, the weights and dy: bf16, fp16 or float; DX, DW: of the gradients
 //! @note  cost: 18 S H I operations, four of them for what is computed again; workspace_bytes
 //! @post  same bits on every run; nothing is added in an order that is open
-template <class X, class Activation = policy::silu, class DX = X, class DW = float> struct scatter_moe_backward {
+template <class X, class Activation = policy::silu, class DX = X, class DW = float> struct scatter_moe_backward : flow::in_steps<scatter_moe_backward<X, Activation, DX, DW>> {
   using gather_op = gemm::grouped<X, X, X, policy::chain<>, detail::grouped_form<true, false>>;
   using through_op = gemm::grouped<X, X, float, policy::chain<>, detail::grouped_form<false, false, gemm::b_order::k_by_n>>;
   using adding_op = gemm::grouped<X, X, float, policy::chain<>, detail::grouped_form<false, false, gemm::b_order::k_by_n, true>>;
@@ -335,91 +336,47 @@ template <class X, class Activation = policy::silu, class DX = X, class DW = flo
     Activation activation = {};
   };
 
-  template <class Context> static status check(const Context& context, const args& x) {
-    static_assert(explain_context<Context>());
-    if constexpr (!runs_here<Context>) return {errc::not_initialised, "the context does not work in this file"};
-    else return with(context, x, nullptr, [&](const plan&, const auto& op, const auto& a) { return std::remove_cvref_t<decltype(op)>::check(context, a); });
-  }
-  template <class Context> static std::size_t workspace_bytes(const Context& context, const args& x) {
-    static_assert(explain_context<Context>());
-    if constexpr (!runs_here<Context>) return 0;
-    else {
-      std::size_t most = 0;
-      plan last{};
-      const status any = with(context, x, nullptr, [&](const plan& p, const auto& op, const auto& a) {
-        const std::size_t bytes = std::remove_cvref_t<decltype(op)>::workspace_bytes(context, a);
-        return most = bytes > most ? bytes : most, last = p, status{};
-      });
-      static_cast<void>(any);
-      carver carve{nullptr};
-      static_cast<void>(carve.take<std::byte>(last.bytes));
-      static_cast<void>(carve.take<std::byte>(most));
-      return carve.used;
-    }
-  }
-  template <class Context> static status run(const Context& context, const args& x, workspace memory = {}) {
-    static_assert(explain_context<Context>());
-    if constexpr (runs_here<Context>) {
-      if (const status bad = first_of([&] { return check(context, x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
-      return with(context, x, memory.data, [&](const plan& p, const auto& op, const auto& a) {
-        const std::size_t bytes = std::remove_cvref_t<decltype(op)>::workspace_bytes(context, a);
-        carver carve{memory.data};
-        static_cast<void>(carve.take<std::byte>(p.bytes));
-        std::byte* const scratch = carve.take<std::byte>(bytes);
-        return std::remove_cvref_t<decltype(op)>::run(context, a, {scratch, bytes});
-      });
-    } else {
-      return check(context, x);
-    }
-  }
-
-private:
-  struct plan {
-    view<X> gate, up, d_out, hidden;      // d_gate and d_up lie over gate and up
-    view<float> dh, dx;
-    std::size_t bytes;
-  };
-  // Every step in order, as step(plan, operation, its arguments), until one gives a bad status.
-  template <class Context, class Step> static status with(const Context&, const args& x, std::byte* base, Step step) {
-    carver carve{base};
-    plan p{};
+  template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
+    struct {
+      view<X> gate, up, d_out, hidden;      // d_gate and d_up lie over gate and up
+      view<float> dh, dx;
+    } p{};
     const int rows = x.index.row_limit, inner = x.gate.rows, wide = x.x.cols;
     p.gate = detail::carved<X>(carve, rows, inner), p.up = detail::carved<X>(carve, rows, inner), p.hidden = detail::carved<X>(carve, rows, inner);
     p.d_out = detail::carved<X>(carve, rows, wide);
     p.dh = detail::carved<float>(carve, rows, inner), p.dx = detail::carved<float>(carve, rows, wide);
-    p.bytes = carve.used;
     const view<const int, 1> source{x.index.token_of_row, rows, 1, 1};
     const auto project = [&](const stack<const X>& w, const view<X>& to) {
       typename gather_op::args a{};
       a.a = x.x, a.b = w, a.c = to, a.rows = x.index.rows, a.end = x.index.end, a.source = source;
-      return step(p, gather_op{}, a);
+      return step(gather_op{}, a);
     };
     const auto through = [&](const auto& op, const view<X>& from, const stack<const X>& w, const view<float>& to) {
       typename std::remove_cvref_t<decltype(op)>::args a{};
       a.a = detail::read_only(from), a.b = w, a.c = to, a.rows = x.index.rows, a.end = x.index.end;
-      return step(p, op, a);
+      return step(op, a);
     };
     const auto along = [&](const view<X>& from, const stack<DW>& to) {
       typename in_op::args a{};
       a.a = detail::read_only(from), a.b = x.x, a.c = to, a.rows = x.index.rows, a.end = x.index.end, a.source = source;
-      return step(p, in_op{}, a);
+      return step(in_op{}, a);
     };
     policy::route_index plain = x.index;
     plain.weight_of_slot = nullptr;
     return first_of([&] { return check_index<is_host<Context>>(x.index, x.x.rows); }, [&] { return project(x.gate, p.gate); }, [&] { return project(x.up, p.up); },
-                    [&] { return step(p, dispatch_op{}, typename dispatch_op::args{x.dy, x.index, p.d_out}); }, [&] { return through(through_op{}, p.d_out, x.down, p.dh); },
+                    [&] { return step(dispatch_op{}, typename dispatch_op::args{x.dy, x.index, p.d_out}); }, [&] { return through(through_op{}, p.d_out, x.down, p.dh); },
                     [&] {
-                      return step(p, gradient_op{}, typename gradient_op::args{.gate = detail::read_only(p.gate), .up = detail::read_only(p.up), .dh = detail::read_only(p.dh), .index = x.index, .d_gate = p.gate, .d_up = p.up,
+                      return step(gradient_op{}, typename gradient_op::args{.gate = detail::read_only(p.gate), .up = detail::read_only(p.up), .dh = detail::read_only(p.dh), .index = x.index, .d_gate = p.gate, .d_up = p.up,
                                                                               .hidden = p.hidden, .d_weight = x.d_weight, .activation = x.activation});
                     },
                     [&] {
                       typename down_op::args a{};
                       a.a = detail::read_only(p.d_out), a.b = detail::read_only(p.hidden), a.c = x.d_down, a.rows = x.index.rows, a.end = x.index.end;
-                      return step(p, down_op{}, a);
+                      return step(down_op{}, a);
                     },
                     [&] { return along(p.gate, x.d_gate); }, [&] { return along(p.up, x.d_up); }, [&] { return through(through_op{}, p.gate, x.gate, p.dx); },
                     [&] { return through(adding_op{}, p.up, x.up, p.dx); },
-                    [&] { return step(p, combine_op{}, typename combine_op::args{.x = detail::read_only(p.dx), .index = plain, .y = x.dx}); });
+                    [&] { return step(combine_op{}, typename combine_op::args{.x = detail::read_only(p.dx), .index = plain, .y = x.dx}); });
   }
 };
 

@@ -263,6 +263,7 @@ template <class Net, class Work> class rotation_run {
           break;
         case phase::tail:
           if (const progress p = finish_yields(); p != progress::done) return p;
+          if (mutant(defect::alone_merges_itself) && way_.ranks == 1) failure_ = work_.take({}, nullptr);
           if (failure_ = work_.finish(); !failure_) return progress::failed;
           phase_ = phase::done;
           break;

@@ -22,6 +22,7 @@
 #include <smalti/comm/traffic.hpp>
 #include <smalti/flow/placement.hpp>
 #include <smalti/policy/mask.hpp>
+#include <smalti/tile/mutant.hpp>
 
 namespace smalti::inline SMALTI_CODE::flow {
 
@@ -84,6 +85,7 @@ template <class Mask> struct travel {
       const int first = int(std::lower_bound(block, block + n, p.first) - block), last = int(std::lower_bound(block, block + n, p.last) - block);
       rows = policy::detail::hull(rows, first < last ? policy::span{first, last} : policy::span{0, 0});
     }
+    if (mutant(defect::whole_blocks_travel) && rows.first < rows.last) return {0, n};
     return rows;
   }
   //! The rows that a block still has at its hop-th visit (from 1): what is wanted there or further on.

@@ -12,6 +12,7 @@
 #include <smalti/ops/attention/tuning.hpp>
 #include <smalti/policy/bind.hpp>
 #include <smalti/policy/blocks.hpp>
+#include <smalti/policy/gate.hpp>
 #include <smalti/policy/lse.hpp>
 #include <smalti/policy/mask.hpp>
 #include <smalti/policy/normalizer.hpp>
@@ -28,6 +29,8 @@ struct options {
   using lse = policy::lse_e<float>;                     //!< the base in which args.lse is stored, or policy::lse_2<float>
   using score = policy::identity_score;                 //!< see policy/score.hpp
   using normalizer = policy::softmax;                   //!< see policy/normalizer.hpp
+  using gate = policy::no_gate;                         //!< what o is multiplied by, from args.gate: see policy/gate.hpp
+  using work = policy::whole_grid;                      //!< policy::balanced_work: keys in parts of args.work, with split_kv; see policy/work_list.hpp
   using blocks = policy::all_blocks;                    //!< which tiles of keys are looked at: see policy/blocks.hpp
   static constexpr int value_dim = 0;                   //!< elements of a value; 0: as many as of a key
   static constexpr bool split_kv = false;               //!< args.split_keys > 0 is allowed; else every tile of o is one block
@@ -62,10 +65,15 @@ struct flash {
   using score = typename Options::score;
   using normalizer = typename Options::normalizer;
   using iterator = typename Options::blocks;
+  using gate_type = typename Options::gate;
+  using work_type = typename Options::work;
+  static_assert(!work_type::listed || (Options::split_kv && !iterator::listed && !Options::batch_invariant),
+                "smalti: options::work = balanced_work needs options::split_kv, policy::all_blocks and no batch_invariant: parts depend on the batch");
   static_assert(explain_attention_types<T, D, value_dim, out>());
   static_assert(policy::explain_mask<Mask>());
   static_assert(policy::explain_normalizer<normalizer>());
   static_assert(policy::explain_blocks<iterator>());
+  static_assert(policy::explain_gate<gate_type>());
   static_assert(policy::is_lse<typename Options::lse>, "smalti: options::lse names a base: policy::lse_e<float> or policy::lse_2<float>");
   static_assert(Options::level != determinism::gpu_to_gpu,
                 "smalti: gpu_to_gpu needs results that are exact: tensor cores sum floats in an order of their own. Use run_to_run");
@@ -81,6 +89,8 @@ struct flash {
     score logits = {};
     normalizer weights = {};
     iterator blocks = {};
+    typename gate_type::template operand<head_rows> gate = {};   //!< options::gate: rows as those of o
+    work_type work = {};                //!< options::work: parts of the keys in tiles of key_tile(context, args) keys; split_keys is then 0
   };
 
   //! Everything that can be said before a launch. On a host context offsets, tables and lengths are read; no other data is.
@@ -113,22 +123,30 @@ struct flash {
   //! is the same for every batch.
   template <class Context> static int suggest_split_keys(const Context& context, const args& x) {
     static_assert(explain_context<Context>());
-    if constexpr (!Options::split_kv) return 0;
+    if constexpr (!Options::split_kv || work_type::listed) return 0;
     if (is_empty(x)) return 0;
     if (Options::batch_invariant) return 1024;
     return in_regime(context, x, [&](auto regime) {
       const attention_tuning t = tuning_of(context, regime.value);
-      const long long tiles = blocks_of<regime.value>(context, x), wanted = tiles > 0 ? 2ll * processors(base_of(context)) / tiles : 1;
+      // two blocks a processor; threads are few and a block is long, so on the host three blocks for two threads are split too
+      const long long tiles = blocks_of<regime.value>(context, x), places = 2ll * processors(base_of(context));
+      const long long wanted = tiles <= 0 ? 1 : is_host<Context> ? (places + tiles - 1) / tiles : places / tiles;
       const int longest = x.kv.longest(), most = ceil_div(longest, 4 * t.n);      // at least four tiles of keys each
       const int parts = static_cast<int>(wanted < most ? wanted : most);
       return parts <= 1 ? 0 : round_up(ceil_div(longest, parts), t.n);
     });
   }
 
+  //! Keys of one tile: what policy::plan_balanced counts in.
+  template <class Context> static int key_tile(const Context& context, const args& x) {
+    static_assert(explain_context<Context>());
+    return in_regime(context, x, [&](auto regime) { return tuning_of(context, regime.value).n; });
+  }
+
   // ---- what a launch names: kernels are not for callers
   static constexpr bool by_head = policy::differs_by_head<Mask> || policy::differs_by_head<score>;
   template <attention_regime Regime, bool Split>
-  using problem = flash_problem<T, D, value_dim, Kv, out, Mask, score, normalizer, typename Options::lse, Regime != attention_regime::prefill, Split, iterator, Options::ragged>;
+  using problem = flash_problem<T, D, value_dim, Kv, out, Mask, score, normalizer, typename Options::lse, Regime != attention_regime::prefill, Split, iterator, Options::ragged, gate_type, work_type>;
   template <class Selector, attention_regime Regime, bool Split> struct kernel {
     using arguments = typename problem<Regime, Split>::arguments;
     template <target G> using agent = flash_agent<Selector{}(G, Regime), problem<Regime, Split>>;
@@ -149,6 +167,19 @@ private:
       if (const status bad = detail::check_rows<"lse", 1>(x.lse, 1); !bad) return bad;
       if (const status bad = detail::check_same_rows<"lse", "q">(x.lse, x.q); !bad) return bad;
     }
+    if constexpr (gate_type::gates) {
+      if (const status bad = first_of([&] { return detail::check_rows<"gate", step_of<typename gate_type::element>>(x.gate, value_dim); }, [&] { return detail::check_same_rows<"gate", "q">(x.gate, x.q); }); !bad) return bad;
+      if (readable) {
+        if (const status bad = detail::check_offsets<"gate">(x.gate); !bad) return bad;
+        for (int s = 0; s < x.q.sequences; ++s)
+          if (x.gate.length(s) != x.q.length(s)) return {errc::bad_shape, "gate: each sequence needs as many rows as in q", x.gate.length(s), x.q.length(s)};
+      } else if (!detail::rows_in_reach(x.gate)) {
+        return {errc::out_of_reach, "gate: rows of one head must end within 2^31 elements on a GPU: lay them out by heads", static_cast<long long>(x.gate.rows) * x.gate.row_stride, 2147483647ll};
+      }
+      if (detail::bytes_covered(x.o, readable).meets(detail::bytes_covered(x.gate, readable))) return {errc::aliased, "o must not overlap gate: blocks read it while others write o"};
+      if constexpr (!Options::ragged)
+        if (!is_dense(x.gate)) return {errc::bad_value, "gate: options::ragged = false takes dense batches only"};
+    }
     if (readable) {
       if (const status bad = first_of([&] { return detail::check_offsets<"q">(x.q); }, [&] { return detail::check_offsets<"o">(x.o); },
                                       [&] { return x.lse.data == nullptr ? status{} : detail::check_offsets<"lse">(x.lse); }); !bad) return bad;
@@ -165,6 +196,14 @@ private:
     if (!(x.scale >= 0 && x.scale <= 3e38f)) return {errc::bad_value, "scale must be positive and finite, or 0 for 1 / sqrt(D)"};
     if (x.split_keys < 0) return {errc::bad_value, "split_keys must not be negative", x.split_keys, 0};
     if (x.split_keys > 0 && !Options::split_kv) return {errc::bad_value, "split_keys needs options::split_kv", x.split_keys, 0};
+    if constexpr (work_type::listed) {
+      if (x.split_keys > 0) return {errc::bad_value, "split_keys must be 0: args.work says which parts there are", x.split_keys, 0};
+      if (x.work.count < x.q.sequences) return {errc::bad_shape, "work.count must be at least the sequences: each has a part", x.work.count, x.q.sequences};
+      if (x.work.items == nullptr && x.work.count > 0) return {errc::null_pointer, "work.items is null: policy::plan_balanced writes it"};
+      if (!readable && x.work.count > 65535) return {errc::out_of_reach, "work.count: at most 65,535 on a GPU", x.work.count, 65535};
+      if (readable)
+        if (const status bad = check_work(x); !bad) return bad;
+    }
     if (splits_of(x) > 4096) return {errc::bad_value, "split_keys: at most 4096 parts of the longest sequence", splits_of(x), 4096};
     if (const status bad = detail::check_distinct<"o">(x.o); !bad) return bad;
     if (x.lse.data != nullptr)
@@ -197,6 +236,23 @@ private:
     return policy::check_normalizer(x.weights, x.q.heads);
   }
 
+  // Parts of a sequence stand together, in its order, one behind the other; their lengths are not looked at, the last takes the rest.
+  static status check_work(const args& x) {
+    int next = 0;
+    for (int w = 0; w < x.work.count && x.work.items[w].sequence >= 0; ++next) {
+      const policy::work_item first = x.work.items[w];
+      if (first.sequence != next || first.part != 0 || first.parts < 1 || first.begin != 0 || first.place != w || first.parts > x.work.count - w)
+        return {errc::bad_value, "work.items: sequences stand in order, each with all its parts from the first: plan with policy::plan_balanced", w, next};
+      for (int p = 0; p < first.parts; ++p, ++w) {
+        const policy::work_item& item = x.work.items[w];
+        if (item.sequence != next || item.part != p || item.parts != first.parts || item.place != first.place || item.end < item.begin || (p > 0 && item.begin != x.work.items[w - 1].end))
+          return {errc::bad_value, "work.items: the parts of a sequence follow one another: plan with policy::plan_balanced", w, p};
+      }
+    }
+    if (next != x.q.sequences) return {errc::bad_shape, "work.items needs a part of every sequence", next, x.q.sequences};
+    return {};
+  }
+
   // One view of them all: no offsets, and within reach of its 32-bit offsets.
   template <class U> static bool is_dense(const head_rows<U>& r) {
     return r.offsets == nullptr && r.sequences * r.sequence_stride <= 2147483647ll && r.heads * r.head_stride <= 2147483647ll;
@@ -212,6 +268,7 @@ private:
   static int group_of(const args& x) {
     bool together = !by_head && evenly_grouped(x.q.row_stride, x.q.head_stride) && evenly_grouped(x.o.row_stride, x.o.head_stride) &&
                     (x.lse.data == nullptr || evenly_grouped(x.lse.row_stride, x.lse.head_stride));
+    if constexpr (gate_type::gates) together = together && evenly_grouped(x.gate.row_stride, x.gate.head_stride);
     if constexpr (iterator::listed) together = together && x.blocks.heads > 0 && x.kv.heads() % x.blocks.heads == 0;
     return together ? x.q.heads / x.kv.heads() : 1;
   }
@@ -226,6 +283,8 @@ private:
     constexpr target here = is_host<Context> ? target::host : target::sm80;
     if constexpr (!Options::batch_invariant && !tall_lists) {
       const long long rows = rows_together(x);
+      if constexpr (is_host<Context> && !(selector{}(here, attention_regime::fewest) == selector{}(here, attention_regime::few)))
+        if (rows <= fewest_rows) return work(constant<attention_regime::fewest>{});
       if constexpr (is_host<Context> && !(selector{}(here, attention_regime::few) == selector{}(here, attention_regime::decode)))
         if (rows <= few_rows) return work(constant<attention_regime::few>{});
       if (short_lists || rows <= decode_rows) return work(constant<attention_regime::decode>{});
@@ -255,7 +314,7 @@ private:
     float *partial, *stats;
     int* arrived;
     int splits;
-    std::size_t tiles, bytes;
+    std::size_t tiles, partials, bytes;
   };
   // The packed keys and values of one head are wanted again by its next tiles of queries, and by the other heads of its group.
   template <attention_regime Regime, class Context> static std::size_t panel_bytes(const Context& context, const args& x) {
@@ -274,12 +333,15 @@ private:
     p.splits = splits_of(x);
     const std::size_t panels = panel_bytes<Regime>(context, x);
     p.panels = {carve.take<std::byte>(panels), panels};
-    if (p.splits > 1) {
+    if (work_type::listed || p.splits > 1) {
       const int width = t.value == 0 || value_dim <= t.value ? value_dim : t.value;
       const int padded = t.chunk == 0 ? round_up(width, 32) : round_up(width, 16);
       p.tiles = std::size_t(blocks_of<Regime>(context, x));
-      p.partial = carve.take<float>(p.tiles * p.splits * t.strips * t.m * padded);
-      p.stats = carve.take<float>(p.tiles * p.splits * t.strips * 2 * round_up(t.m, 4));
+      std::size_t places = p.tiles * p.splits;
+      if constexpr (work_type::listed) places = p.tiles / x.q.sequences * x.work.count;
+      p.partials = places * t.strips;
+      p.partial = carve.take<float>(p.partials * t.m * padded);
+      p.stats = carve.take<float>(p.partials * 2 * round_up(t.m, 4));
       p.arrived = carve.take<int>(p.tiles);
     }
     p.bytes = carve.used;
@@ -290,11 +352,12 @@ private:
     using selector = typename selector_for<Context>::type;
     const plan p = lay_out<Regime>(context, x, memory.data);
     if constexpr (Options::split_kv)
-      if (p.splits > 1) {
+      if (work_type::listed || p.splits > 1) {
         if (const status bad = clear(base_of(context), p.arrived, p.tiles * sizeof(int)); !bad) return bad;
         return start<kernel<selector, Regime, true>, Regime>(context, x, p);
       }
-    return start<kernel<selector, Regime, false>, Regime>(context, x, p);
+    if constexpr (work_type::listed) return {};      // unreachable: no list without split_kv
+    else return start<kernel<selector, Regime, false>, Regime>(context, x, p);
   }
   template <class Kernel, attention_regime Regime, class Context> static status start(const Context& context, const args& x, const plan& p) {
     const attention_tuning t = tuning_of(context, Regime);
@@ -313,9 +376,11 @@ private:
                            .splits = p.splits,
                            .split_tiles = ceil_div(x.split_keys, t.n),
                            .partial = p.partial,
-                           .stats = {p.stats, static_cast<int>(p.tiles * p.splits * t.strips * 2), m4, m4},
+                           .stats = {p.stats, static_cast<int>(p.partials * 2), m4, m4},
                            .arrived = p.arrived,
-                           .blocks = x.blocks},
+                           .blocks = x.blocks,
+                           .gate = x.gate,
+                           .work = x.work},
                           p.panels);
   }
 };

@@ -10,6 +10,7 @@
 #include <smalti/core/determinism.hpp>
 #include <smalti/core/explain_context.hpp>
 #include <smalti/core/float.hpp>
+#include <smalti/core/packed.hpp>
 #include <smalti/core/status.hpp>
 #include <smalti/core/view.hpp>
 #include <smalti/core/workspace.hpp>
@@ -36,6 +37,8 @@ constexpr bool is_extent(int n) { return n >= 16 && n <= 256 && (n & (n - 1)) ==
 //!     policy::int8_tokens<Group>   one float for Group columns (0: for the row)
 //!     policy::fp8_tokens<128>      DeepSeek-V3's: one float for 128 columns
 //!     policy::mxfp8_tokens<>       one e8m0 for 32 columns
+//!     policy::mxfp4_tokens<>       the same, two codes of e2m1 a byte: codes are rows x cols / 2; x is bf16
+//!     policy::nvfp4_tokens         one e4m3 for 16 columns, under the tensor's scale, amax / 2688, that args.tensor points at
 //!
 //! @tparam X   bf16, fp16 or float
 //! @pre   rows are contiguous; without any_width: addresses and strides are multiples of 16 bytes, and so are the widths of x
@@ -53,17 +56,24 @@ struct tokens {
                 "smalti: sums are taken over the groups of the format: give sum_group the format's group, or quantize whole rows");
   static constexpr determinism level = determinism::run_to_run;
 
-  using problem = tokens_problem<X, Format, Options::sum_group, !Options::any_width>;
-  using code = typename problem::code;
+  using code = typename Format::code;
+  static constexpr bool in_pairs = codes_in<code> == 2;
+  static_assert(!in_pairs || (std::is_same_v<X, bf16> && Options::sum_group == 0 && !Options::any_width), "smalti: activations of two codes a byte are made of bf16 with whole 16 bytes, without sums: convert x, pad it");
+  using problem = std::conditional_t<in_pairs, pairs_problem<Format>, tokens_problem<X, Format, Options::sum_group, !Options::any_width>>;
   using scale = typename problem::scale;
-  static constexpr bool by_row = Format::group == 0, float_scale = problem::float_scale;
+  static constexpr bool by_row = Format::group == 0, float_scale = std::is_same_v<typename Format::scale, float>;
+  static constexpr bool has_tensor = [] {
+    if constexpr (in_pairs) return Format::has_tensor;
+    else return false;
+  }();
   template <class T> static constexpr int step = Options::any_width ? 1 : step_of<T>;
 
   struct args {
     view<const X, step<X>> x;             //!< rows x cols
-    view<code, step<code>> codes;         //!< rows x cols
-    view<scale, 1> scales;                //!< floats: groups x rows, as products read them; e8m0: rows x groups
+    view<code, step<code>> codes;         //!< rows x cols; pairs: rows x cols / 2
+    view<scale, 1> scales;                //!< floats: groups x rows, as products read them; e8m0 and e4m3: rows x groups, or more columns: those get scales of zeros
     view<float, 1> sums = {};             //!< ceil(cols / sum_group) x rows, with options::sum_group
+    const float* tensor = nullptr;        //!< nvfp4_tokens: one float, above zero, where the work runs
   };
 
   //! Groups of a row; an empty one has none.
@@ -88,23 +98,34 @@ struct tokens {
     if (const status bad = check(context, a); !bad) return bad;
     if (a.x.rows == 0 || a.x.cols == 0) return {};
     using selector = typename selector_of<Context, tokens_default<Format::group>>::type;
-    if constexpr (runs_here<Context>) return launch<kernel<selector>>(base_of(context), {.x = a.x, .codes = a.codes, .scales = a.scales, .sums = a.sums});
-    else return {};
+    if constexpr (!runs_here<Context>) return {};
+    else if constexpr (in_pairs)
+      return launch<kernel<selector>>(base_of(context), {.x = {reinterpret_cast<const std::int32_t*>(a.x.data), a.x.rows, a.x.cols / 2, a.x.stride / 2},
+                                                         .codes = {reinterpret_cast<std::uint8_t*>(a.codes.data), a.codes.rows, a.codes.cols, a.codes.stride},
+                                                         .scales = a.scales,
+                                                         .tensor = a.tensor});
+    else return launch<kernel<selector>>(base_of(context), {.x = a.x, .codes = a.codes, .scales = a.scales, .sums = a.sums});
   }
 
   // ---- what a launch names: not for callers
   template <class Selector> struct kernel {
     using arguments = typename problem::arguments;
-    template <target T> using agent = std::conditional_t<by_row, tokens_by_row<Selector{}(T), problem>, tokens_by_group<Selector{}(T), problem>>;
+    template <target T> static constexpr auto choose() {
+      if constexpr (in_pairs) return std::type_identity<pairs_by_group<Selector{}(T), problem>>{};
+      else return std::type_identity<std::conditional_t<by_row, tokens_by_row<Selector{}(T), problem>, tokens_by_group<Selector{}(T), problem>>>{};
+    }
+    template <target T> using agent = typename decltype(choose<T>())::type;
   };
 
 private:
   static status check_extents(const args& a) {
     if (a.codes.rows != a.x.rows) return {errc::bad_shape, "codes needs as many rows as x", a.codes.rows, a.x.rows};
-    if (a.codes.cols != a.x.cols) return {errc::bad_shape, "codes needs as many columns as x", a.codes.cols, a.x.cols};
+    if (a.x.cols % codes_in<code> != 0) return {errc::bad_shape, "x needs a whole number of pairs of columns: pad it", a.x.cols, round_up(a.x.cols, codes_in<code>)};
+    if (a.codes.cols != a.x.cols / codes_in<code>) return {errc::bad_shape, in_pairs ? "codes needs half the columns of x: two codes a byte" : "codes needs as many columns as x", a.codes.cols, a.x.cols / codes_in<code>};
+    if (has_tensor && a.tensor == nullptr) return {errc::null_pointer, "tensor is null: nvfp4_tokens has a scale for the whole of x"};
     const int high = float_scale ? groups(a.x.cols) : a.x.rows, wide = float_scale ? a.x.rows : groups(a.x.cols);
     if (a.scales.rows != high) return {errc::bad_shape, float_scale ? "scales needs a row for each group of columns" : "scales needs as many rows as x", a.scales.rows, high};
-    if (a.scales.cols != wide) return {errc::bad_shape, float_scale ? "scales needs a column for each row of x" : "scales needs a column for each group of columns", a.scales.cols, wide};
+    if (float_scale ? a.scales.cols != wide : a.scales.cols < wide) return {errc::bad_shape, float_scale ? "scales needs a column for each row of x" : "scales needs a column for each group of columns", a.scales.cols, wide};
     if constexpr (Options::sum_group != 0) {
       const int sums = ceil_div(a.x.cols, Options::sum_group);
       if (a.sums.rows != sums) return {errc::bad_shape, "sums needs a row for each sum_group columns", a.sums.rows, sums};

@@ -22,9 +22,9 @@ struct gelu_slope {
   template <class V> SMALTI_HD auto operator()(V z) const { return 0.5f * (1.0f + erf(z * 0.7071067811865476f)) + z * exp2(z * z * -0.7213475204444817f) * 0.3989422804014327f; }
 };
 
-constexpr silu_slope slope_of(const silu&) { return {}; }
-constexpr relu_slope slope_of(const relu&) { return {}; }
-constexpr gelu_slope slope_of(const gelu&) { return {}; }
+SMALTI_HD constexpr silu_slope slope_of(const silu&) { return {}; }
+SMALTI_HD constexpr relu_slope slope_of(const relu&) { return {}; }
+SMALTI_HD constexpr gelu_slope slope_of(const gelu&) { return {}; }
 
 template <class F> concept has_slope = requires(const F f) { slope_of(f); };
 

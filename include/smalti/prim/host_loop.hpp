@@ -1,5 +1,6 @@
 // How a primitive's host twin shares independent pieces of work among threads.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <numeric>
 #include <smalti/core/context.hpp>
@@ -43,8 +44,11 @@ template <class Work> void for_pieces(const host_context& context, std::int64_t 
     return;
   }
 #if defined(_OPENMP)
-#  pragma omp parallel for num_threads(threads) schedule(dynamic)
-  for (std::int64_t i = 0; i < pieces; ++i) work(context.shuffle != 0 ? at(i) : i, omp_get_thread_num());
+  // the whole team, as host::run() has it: a smaller one would cost the threads that are left over
+  std::atomic<std::int64_t> next{0};
+#  pragma omp parallel num_threads(context.threads > 0 ? context.threads : omp_get_max_threads())
+  if (const int worker = omp_get_thread_num(); worker < threads)
+    for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < pieces;) work(context.shuffle != 0 ? at(i) : i, worker);
 #endif
 }
 

@@ -25,7 +25,7 @@ template <class T, class F> constexpr auto with_members(const T& x, const F& f) 
   static_assert(std::is_aggregate_v<T>,
                 "smalti: what an agent holds must be an aggregate: no constructors, no private members, no virtual functions");
   constexpr int n = member_count<T>();
-  static_assert(n <= 16, "smalti: an aggregate in a kernel's arguments has at most 16 members: group some in an aggregate of their own");
+  static_assert(n <= 18, "smalti: an aggregate in a kernel's arguments has at most 18 members: group some in an aggregate of their own");
   if constexpr (n == 1) {
     const auto& [a] = x;
     return f(a);
@@ -71,9 +71,15 @@ template <class T, class F> constexpr auto with_members(const T& x, const F& f) 
   } else if constexpr (n == 15) {
     const auto& [a, b, c, d, e, g, h, i, j, k, l, m, o, p, q] = x;
     return f(a, b, c, d, e, g, h, i, j, k, l, m, o, p, q);
-  } else {
+  } else if constexpr (n == 16) {
     const auto& [a, b, c, d, e, g, h, i, j, k, l, m, o, p, q, r] = x;
     return f(a, b, c, d, e, g, h, i, j, k, l, m, o, p, q, r);
+  } else if constexpr (n == 17) {
+    const auto& [a, b, c, d, e, g, h, i, j, k, l, m, o, p, q, r, s] = x;
+    return f(a, b, c, d, e, g, h, i, j, k, l, m, o, p, q, r, s);
+  } else {
+    const auto& [a, b, c, d, e, g, h, i, j, k, l, m, o, p, q, r, s, t] = x;
+    return f(a, b, c, d, e, g, h, i, j, k, l, m, o, p, q, r, s, t);
   }
 }
 

@@ -229,6 +229,31 @@ enum class defect : int {
   route_rank_from_first_chunk, //!< slots of later chunks are counted from 0
   route_drops_one_too_many,    //!< a full expert has a slot less than its capacity
 
+  // experts and adapters
+  plan_begins_at_first_row,    //!< every group's tiles begin at the first row of all
+  plan_last_tile_whole,        //!< the last tile of a group has rows of the next one
+  paged_list_of_first_weight,  //!< every weight's rows are those of the first
+  paged_shard_of_first,        //!< every shard of a row is its first
+  paged_rank_not_cut,          //!< columns past a weight's rank are not zero
+  paged_scale_forgotten,       //!< what a weight gives is not scaled
+  group_ignores_its_name,      //!< a group takes the weight of its number, not of its name
+  dispatch_keeps_padding,      //!< padding rows are not zeros
+  combine_weighs_as_first_choice,  //!< every choice has the first one's weight
+  combine_counts_dropped,      //!< a dropped choice counts as row 0
+  gate_gradient_without_up,    //!< the gradient of a gate does not hear of the other half
+  mix_head_of_first,           //!< every head is mixed as the first
+  left_out_segment_counts,     //!< a segment without an adapter has its rows in the gradients
+  sparse_entry_of_next_output, //!< an entry of a sparse update goes to the output behind its own
+
+  // collectives, and attention over many ranks
+  wire_truncates,              //!< codes on the wire are rounded down
+  single_repetition_loses_offset,  //!< a strided block repeated once forgets where
+  merge_sides_swapped,         //!< the operands of a merge change sides
+  owner_keeps_its_sum,         //!< the owner of a result does not take what the others decode
+  own_items_make_no_trip,      //!< the owner's own items are not rounded as everyone else's
+  whole_blocks_travel,         //!< a block keeps the rows that nobody further along can see
+  alone_merges_itself,         //!< one rank takes a yield of its own block
+
   count,
   none = -1
 };

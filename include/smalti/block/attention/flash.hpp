@@ -11,9 +11,11 @@
 #include <smalti/policy/bind.hpp>
 #include <smalti/policy/blocks.hpp>
 #include <smalti/policy/chunks.hpp>
+#include <smalti/policy/gate.hpp>
 #include <smalti/policy/lse.hpp>
 #include <smalti/policy/mask.hpp>
 #include <smalti/policy/normalizer.hpp>
+#include <smalti/policy/work_list.hpp>
 #include <smalti/tile/grid.hpp>
 #include <smalti/tile/mutant.hpp>
 #include <smalti/tile/vocabulary.hpp>
@@ -57,9 +59,12 @@ template <class Blocks> SMALTI_HD constexpr int rows_of_block(const attention_tu
 //! of all heads of a group; Split: keys are split over blocks, and the last of them merges; Ragged: sequences have lengths
 //! of their own.
 template <class T, int D, int ValueDim, class Kv, class Out, class Mask, class Score, class Normalizer, class Lse, bool Grouped, bool Split,
-          class Blocks = policy::all_blocks, bool Ragged = true>
+          class Blocks = policy::all_blocks, bool Ragged = true, class Gate = policy::no_gate, class Work = policy::whole_grid>
 struct flash_problem {
   using element = T;
+  using gate = Gate;
+  using work = Work;
+  using source = Kv;
   using lse = Lse;
   using normalizer = Normalizer;
   using iterator = Blocks;
@@ -82,6 +87,8 @@ struct flash_problem {
     view<float> stats;             //!< split: their largest exponents and sums of weights, two rows each
     int* arrived;                  //!< split: one counter for each block of rows, zero at launch
     Blocks blocks;
+    typename Gate::template operand<head_rows> gate = {};
+    Work work = {};                //!< listed: the parts of the keys, instead of splits
   };
 };
 
@@ -92,7 +99,8 @@ struct flash_agent {
   using normalizer = typename Problem::normalizer;
   using iterator = typename Problem::iterator;
   static constexpr int d = Problem::d, occupancy = Tuning.occupancy, cluster = Tuning.cluster;
-  static constexpr bool grouped = Problem::grouped, split = Problem::split, keys_left = Tuning.keys_left, ragged = Problem::ragged, listed = iterator::listed;
+  static constexpr bool grouped = Problem::grouped, split = Problem::split, keys_left = Tuning.keys_left, ragged = Problem::ragged, listed = iterator::listed, balanced = Problem::work::listed;
+  static_assert(!balanced || (split && !listed), "smalti: a list of work is one of parts of all keys: options::split_kv and policy::all_blocks");
   static SMALTI_HD constexpr int iterator_height() {
     if constexpr (listed) return iterator::height;
     else return 0;
@@ -114,14 +122,20 @@ struct flash_agent {
   }
   static SMALTI_HD constexpr int tiles(const arguments& x) { return ceil_div(x.q.rows * (grouped ? x.group : 1), rows_of_block(x)); }
   static SMALTI_HD constexpr int heads(const arguments& x) { return grouped ? x.q.heads / x.group : x.q.heads; }
-  static constexpr grid blocks(const arguments& x) { return {tiles(x) * value_parts, heads(x), x.q.sequences * (split ? x.splits : 1)}; }
+  static constexpr grid blocks(const arguments& x) {
+    if constexpr (balanced) return {tiles(x) * value_parts, heads(x), x.work.count};
+    else return {tiles(x) * value_parts, heads(x), x.q.sequences * (split ? x.splits : 1)};
+  }
 
   template <class Block> using state = attention_state<Block, m, value_chunks, normalizer::shifts>;
 
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     // ---- which rows, which keys
     const int i = value_parts > 1 ? block.x() % tiles(x) : block.x(), part = value_parts > 1 ? block.x() / tiles(x) : 0;
-    const int sequence = split ? block.z() / x.splits : block.z();
+    const int sequence = sequence_of(block);
+    if constexpr (balanced) {
+      if (sequence < 0) return;
+    }
     const int head = grouped ? block.y() * x.group : block.y();   // the first, of a group
     const int kv_head = mutant(defect::key_of_wrong_head) ? head % x.heads_per_kv : head / x.heads_per_kv;
     const auto kv = x.kv.template at<ragged>(sequence, kv_head);
@@ -145,7 +159,7 @@ struct flash_agent {
       state<Block> sums;
       begin(block, queries, sums, sequence, head, i, first, rows);
       if constexpr (listed) {
-        const auto list = list_of(sequence, head, first);
+        const auto list = list_of(sequence, head, first, length);
         const tile_range places = places_of(block, list.count());
         for (int t : block.steps(places.begin, places.end)) step<true>(block, queries, kv, scores, sums, part, first, tile_of(list, t));
       } else {
@@ -165,6 +179,20 @@ struct flash_agent {
   }
 
 private:
+  // ---- which part of a sequence's keys: of splits of one length, or from a list
+  template <class Block> SMALTI_HD int sequence_of(Block& block) const {
+    if constexpr (balanced) return x.work.items[block.z()].sequence;
+    else return split ? block.z() / x.splits : block.z();
+  }
+  template <class Block> SMALTI_HD int part_of_keys(Block& block) const {
+    if constexpr (balanced) return x.work.items[block.z()].part;
+    else return block.z() % x.splits;
+  }
+  template <class Block> SMALTI_HD int parts_of_keys([[maybe_unused]] Block& block) const {
+    if constexpr (balanced) return x.work.items[block.z()].parts;
+    else return x.splits;
+  }
+
   // ---- tiles of keys of some rows: [begin, end), of which [whole_begin, whole_end) need no mask
   struct tile_range {
     int begin, whole_begin, whole_end, end;
@@ -187,7 +215,11 @@ private:
     const policy::span q = queries_at(first, rows);
     const policy::span keys = mask.keys(q, length), whole = mask.whole(q, length);
     int begin = keys.first / n, end = mutant(defect::last_keys_dropped) ? keys.last / n : ceil_div(keys.last, n);
-    if constexpr (split && !listed) {
+    if constexpr (balanced) {
+      const int start = x.work.items[block.z()].begin, stop = x.work.items[block.z()].end, last = x.work.items[block.z()].part + 1 == x.work.items[block.z()].parts;
+      end = last ? end : between(begin, stop, end);
+      begin = between(begin, start, end);
+    } else if constexpr (split && !listed) {
       const int number = block.z() % x.splits, start = number * x.split_tiles;
       end = number + 1 < x.splits ? between(begin, start + x.split_tiles, end) : end;
       begin = between(begin, start, end);
@@ -201,8 +233,8 @@ private:
     if constexpr (listed) return iterator::width / n;
     else return 1;
   }
-  SMALTI_HD auto list_of(int sequence, int head, int first) const {
-    return x.blocks.at(sequence, head / (x.q.heads / x.blocks.heads), first / (grouped ? x.group : 1) / iterator::height);
+  SMALTI_HD auto list_of(int sequence, int head, int first, int length) const {
+    return policy::for_lengths(x.blocks, ragged ? x.q.length(sequence) : x.q.rows, length).at(sequence, head / (x.q.heads / x.blocks.heads), first / (grouped ? x.group : 1) / iterator::height);
   }
   template <class List> static SMALTI_HD int tile_of(const List& list, int t) { return list.block(t / tiles_of_block()) * tiles_of_block() + t % tiles_of_block(); }
   template <class Block> SMALTI_HD tile_range places_of(Block& block, int blocks_in_list) const {
@@ -216,6 +248,16 @@ private:
   }
 
   // ---- strips: tiles of query rows and what becomes of them
+  // At most 8 rows read each key and value once: numbers are used where they lie (codes are decoded into panels).
+  static constexpr bool streamed = keys_left && m <= 8 && std::is_same_v<element, bf16> && !requires { typename Problem::source::storage; };
+  template <class Block, bool Streamed> struct operands {
+    template <int W> using keys = left<Block, element, n, W>;
+    template <int W> using values = right<Block, element, n, W>;
+  };
+  template <class Block> struct operands<Block, true> {
+    template <int W> using keys = streamed_left<Block, element, n, W>;
+    template <int W> using values = streamed_right<Block, element, n, W>;
+  };
   template <class Block> struct shapes {
     template <int W> using query_rows = left<Block, element, m, W>;
     template <int W> using query_columns = right<Block, element, W, flash_agent::query_columns>;
@@ -255,7 +297,7 @@ private:
       keys = hull(keys, all[r].keys);
     }
     if constexpr (listed) {
-      const auto list = list_of(sequence, head, first);
+      const auto list = list_of(sequence, head, first, kv.length());
       const tile_range places = places_of(block, list.count());
       for (int t : block.steps(places.begin, places.end)) visit(block, all, used, kv, scores, part, first, rows, tile_of(list, t));
     } else {
@@ -358,7 +400,10 @@ private:
       state.raise(block, peak);
       block.map([](auto total, auto more) { return total + more; }, state.sum, state.sum, sum);
     } else {
-      block.map_left([=, weights = x.normalizer, natural = Scores::folds ? scores.units() * 0.6931471805599453f : 1.0f](auto v, auto r, auto c) {
+      const auto weights = x.normalizer;
+      float natural = 1;
+      if constexpr (Scores::folds) natural = scores.units() * 0.6931471805599453f;
+      block.map_left([=](auto v, auto r, auto c) {
         const auto w = weights.weight(scores.logit(v, first_row + r, j * n + c) * natural);
         if constexpr (Masked) return where(scores.visible(first_row + r, j * n + c), w, 0.0f);
         else return w;
@@ -381,7 +426,7 @@ private:
   SMALTI_HD void keys_times(Block& block, S& s, const Queries& queries, const Head& kv, int j) const {
     if constexpr (I < key_chunks::count) {
       constexpr int w = key_chunks::width(I);
-      left<Block, element, n, w> k;
+      typename operands<Block, streamed>::template keys<w> k;
       kv.template load_key_rows<Masked, d>(block, k, key_chunks::first(I) / w, j);
       if constexpr (I == 0) block.multiply(s, k, queries.here);
       else block.product(s, k, queries.here);
@@ -392,7 +437,7 @@ private:
   SMALTI_HD void times_values(Block& block, O& o, const P& p, const Head& kv, int part, int j) const {
     if constexpr (I < value_chunks::count) {
       constexpr int w = value_chunks::width(I);
-      right<Block, element, n, w> v;
+      typename operands<Block, streamed>::template values<w> v;
       kv.template load_value<Masked, Problem::value_dim>(block, v, value_column<I>(part), j);
       block.product(o.here, p, v);
       times_values<Masked, I + 1>(block, o.next, p, kv, part, j);
@@ -407,15 +452,24 @@ private:
     return ((sequence * heads(x) + block.y()) * value_parts + part) * tiles(x) + i;
   }
   template <class Block> SMALTI_HD long long place_of(Block& block, int sequence, int part, int i) const {
-    return (static_cast<long long>(block_of_rows(block, sequence, part, i)) * x.splits + block.z() % x.splits) * strips;
+    return (first_place(block, sequence, part, i) + part_of_keys(block)) * strips;
+  }
+  // Where the parts of these rows begin.
+  template <class Block> SMALTI_HD long long first_place(Block& block, int sequence, int part, int i) const {
+    if constexpr (balanced) {
+      const long long before = x.work.items[block.z()].place, parts = x.work.items[block.z()].parts, rows_of_sequence = static_cast<long long>(heads(x)) * value_parts * tiles(x);
+      return before * rows_of_sequence + (static_cast<long long>(block.y() * value_parts + part) * tiles(x) + i) * parts;
+    } else {
+      return static_cast<long long>(block_of_rows(block, sequence, part, i)) * x.splits;
+    }
   }
   template <class Block> SMALTI_HD bool last_to_arrive(Block& block, int sequence, int part, int i) const {
-    return block.arrive(x.arrived + block_of_rows(block, sequence, part, i)) == (mutant(defect::first_split_merges) ? 0 : x.splits - 1);
+    return block.arrive(x.arrived + block_of_rows(block, sequence, part, i)) == (mutant(defect::first_split_merges) ? 0 : parts_of_keys(block) - 1);
   }
   template <class Block> SMALTI_HD void merge(Block& block, state<Block>& s, int sequence, int part, int i, int r) const {
-    const long long place = static_cast<long long>(block_of_rows(block, sequence, part, i)) * x.splits;
+    const long long place = first_place(block, sequence, part, i);
     s.clear(block);
-    for (int k : block.steps(0, x.splits)) s.merge(block, x.partial, x.stats, (place + k) * strips + r);
+    for (int k : block.steps(0, parts_of_keys(block))) s.merge(block, x.partial, x.stats, (place + k) * strips + r);
   }
 
   // ---- results
@@ -436,9 +490,9 @@ private:
       const auto to = group_of(x.o, sequence, head);
       column<Block, int, m> at;
       result_rows(block, at, to, first, rows);
-      finish_values<0>(block, s, s.o, to.all, at, v_scale, head, part, i, first);
+      finish_values<0>(block, s, s.o, to.all, at, v_scale, sequence, head, part, i, first, rows);
     } else {
-      finish_values<0>(block, s, s.o, x.o, sequence, v_scale, head, part, i, first);
+      finish_values<0>(block, s, s.o, x.o, sequence, v_scale, sequence, head, part, i, first, rows);
     }
     if constexpr (normalizer::shifts) {
       if (part != 0 || x.lse.data == nullptr) return;
@@ -460,7 +514,7 @@ private:
   }
   // `at`: the rows of a group in `to`, else the sequence.
   template <int I, class Block, class P, class To, class At>
-  SMALTI_HD void finish_values(Block& block, state<Block>& s, P& p, const To& to, const At& at, float v_scale, int head, int part, int i, int first) const {
+  SMALTI_HD void finish_values(Block& block, state<Block>& s, P& p, const To& to, const At& at, float v_scale, [[maybe_unused]] int sequence, int head, int part, int i, int first, [[maybe_unused]] int rows) const {
     if constexpr (I < value_chunks::count) {
       const int c = value_column<I>(part), column = c * value_chunks::width(I);
       if constexpr (normalizer::shifts)
@@ -468,10 +522,22 @@ private:
           return normalizer.value(o * v_scale, largest, sum, query_of(r, first, group), head_of(r, head, first, group), column + e);
         }, p.here, p.here, s.largest, s.sum, row_index{}, column_index{});
       else block.map([=](auto o) { return o * v_scale; }, p.here, p.here);
+      if constexpr (Problem::gate::gates) {
+        tile<Block, float, m, value_chunks::width(I)> g;
+        if constexpr (grouped) {
+          const auto from = group_of(x.gate, sequence, head);
+          smalti::column<Block, int, m> rows_of_gate;
+          group_rows(block, rows_of_gate, from, first, rows);
+          block.load_rows(g, from.all, rows_of_gate, c);
+        } else {
+          attention::load_rows<ragged>(block, g, x.gate, sequence, head, i, c);
+        }
+        block.map([](auto o, auto by) { return typename Problem::gate{}(o, by); }, p.here, p.here, g);
+      }
       if constexpr (grouped) block.store_rows(to, at, c, p.here);
       else if constexpr (ragged) block.store(to.at(at, head), i, c, p.here);
       else block.store(to.all(), at, head, i, c, p.here);
-      finish_values<I + 1>(block, s, p.next, to, at, v_scale, head, part, i, first);
+      finish_values<I + 1>(block, s, p.next, to, at, v_scale, sequence, head, part, i, first, rows);
     }
   }
 };

@@ -38,9 +38,7 @@ struct move_rows_agent {
     // A gather is not masked: what is not moved reads a row that exists.
     block.map([=, count = x.count, rows = x.from.rows](auto r, auto a, auto b) { return where(r + i * m < count && a >= 0 && a < rows, b, -1); }, to, row_index{}, from, to);
     block.map([=, rows = x.from.rows](auto a) { return where(a >= 0 && a < rows, a, 0); }, from, from);
-    tile<Block, int, m, c> t;
-    block.load_rows(t, x.from[layer], from, j);
-    block.store_rows(x.to[layer], to, j, t);
+    block.template copy_rows<c>(x.to[layer], to, x.from[layer], from, j);
   }
 
   // The rows of a list; those outside [0, limit) become -1. Without a list: 0, 1, ... Past the list's end: any of these.

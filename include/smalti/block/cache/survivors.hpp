@@ -82,6 +82,7 @@ template <class Layout> struct row_list_arguments {
   view<const int, 1> kept;              //!< [track][i]
   view<const int, 1> before, after;     //!< [track][n]: pages
   int page, heads_in_page;
+  int shift;                            //!< page = 1 << shift; -1: it is no power of two
   view<int, 1> source, target;          //!< [track * heads_in_page + head][i]
 };
 template <int N, class Layout>
@@ -92,18 +93,29 @@ struct row_list_agent {
 
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     const int j = block.x(), track = block.y() / x.heads_in_page, head = block.y() % x.heads_in_page, count = block.number(x.tracks.count, track), length = block.number(x.tracks.length, track);
+    const view<const int, 1> kept{x.kept.data + track * static_cast<long long>(x.kept.stride), 1, count, count};
+    const view<const int, 1> before{x.before.data + track * static_cast<long long>(x.before.stride), 1, ceil_div(length, x.page), x.before.stride};
+    const view<const int, 1> after{x.after.data + track * static_cast<long long>(x.after.stride), 1, ceil_div(count, x.page), x.after.stride};
+    row<Block, int, N> token, place;
+    block.map([=](auto c) { return j * N + c; }, place, column_index{});
+    block.map([list = kept.data, count](auto i) { return lookup(list, i, count); }, token, place);
+    put(block, x.source, before, token, j, head, count);
+    put(block, x.target, after, place, j, head, count);
+  }
+
+private:
+  // The rows of tokens of one track, where i is below the count. A division of vectors is one of each element: pages of a power of two are spared it.
+  template <class Block, class Tokens> SMALTI_HD void put(Block& block, const view<int, 1>& out, const view<const int, 1>& table, const Tokens& tokens, int j, int head, int count) const {
     row<Block, int, N> rows;
-    block.map([=, kept = x.kept.data + track * static_cast<long long>(x.kept.stride), table = x.before.data + track * static_cast<long long>(x.before.stride), heads = x.heads_in_page, page = x.page](auto c) {
-      const auto i = j * N + c;
-      const auto token = lookup(kept, i, count);
-      return where(i < count, Layout{}.row(lookup(table, token / page, ceil_div(length, page)), token % page, head, heads, page), -1);
-    }, rows, column_index{});
-    block.store(x.source, block.y(), j, rows);
-    block.map([=, table = x.after.data + track * static_cast<long long>(x.after.stride), heads = x.heads_in_page, page = x.page](auto c) {
-      const auto i = j * N + c;
-      return where(i < count, Layout{}.row(lookup(table, i / page, ceil_div(count, page)), i % page, head, heads, page), -1);
-    }, rows, column_index{});
-    block.store(x.target, block.y(), j, rows);
+    if (x.shift >= 0)
+      block.map([=, pages = table.data, used = table.cols, heads = x.heads_in_page, page = x.page, shift = x.shift](auto t, auto c) {
+        return where(j * N + c < count, Layout{}.row(lookup(pages, t >> shift, used), t & (page - 1), head, heads, page), -1);
+      }, rows, tokens, column_index{});
+    else
+      block.map([=, pages = table.data, used = table.cols, heads = x.heads_in_page, page = x.page](auto t, auto c) {
+        return where(j * N + c < count, Layout{}.row(lookup(pages, t / page, used), t % page, head, heads, page), -1);
+      }, rows, tokens, column_index{});
+    block.store(out, block.y(), j, rows);
   }
 };
 

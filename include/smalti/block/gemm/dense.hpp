@@ -134,7 +134,7 @@ private:
       at = {block.number(x.rows.plan, i), block.number(x.rows.plan, x.rows.entries + i), block.number(x.rows.plan, 2 * x.rows.entries + i), i, j};
       if (at.rows <= 0) return;
       if constexpr (rows_type::named) {
-        at.expert = block.number(x.rows.weight, at.expert);
+        at.expert = mutant(defect::group_ignores_its_name) ? at.expert % 2 : block.number(x.rows.weight, at.expert);
         if (at.expert < 0) return;
       }
     } else if constexpr (rows_type::along_k) {

@@ -9,12 +9,14 @@
 #include <cstdint>
 #include <numeric>
 #include <type_traits>
+#include <smalti/block/gemm/activations.hpp>
 #include <smalti/block/gemm/combine.hpp>
 #include <smalti/block/gemm/rows.hpp>
 #include <smalti/block/gemm/scales.hpp>
 #include <smalti/block/gemm/tile_order.hpp>
 #include <smalti/block/gemm/weights.hpp>
 #include <smalti/core/float.hpp>
+#include <smalti/core/packed.hpp>
 #include <smalti/policy/epilogue.hpp>
 #include <smalti/policy/integer_scale.hpp>
 #include <smalti/tile/grid.hpp>
@@ -43,6 +45,20 @@ template <int Group = -1, bool Sums = false> struct activation_factors {
   optional_member<Sums, view<const float, 1>, 2> sums = {};
 };
 
+//! Activations of a block-scaled product: scales as they lie in memory, M x K / group, and the tensor's where the format has one.
+template <class Scale, bool Tensor> struct block_factors {
+  static constexpr int group = -1;
+  static constexpr bool has_scales = false, has_sums = false;
+  view<const typename detail::stored_as<Scale>::type> block_scales = {};
+  optional_member<Tensor, const float*, 3> tensor = {};
+};
+
+//! The results of groups along k: `count` matrices, `distance` elements apart.
+struct stacked_results {
+  int count = 0;
+  long long distance = 0;
+};
+
 //! What the agent computes, as types.
 //! @tparam X         activations in memory;  @tparam Operand  what they and the weights are multiplied as
 //! @tparam Weights   packed_weights or plain_weights;  @tparam Factors  activation_factors;  @tparam Rows  see rows.hpp
@@ -53,6 +69,13 @@ struct linear_problem {
   using factors_type = Factors;
   using rows_type = Rows;
   static constexpr bool split = Split, pairs = policy::takes_pairs<Epilogue>, integers = std::is_same_v<Operand, std::int8_t>;
+  //! Both operands under scales of groups of k, multiplied as they are (MXFP8, MXFP4, NVFP4).
+  static constexpr bool block_scaled = requires { typename Weights::block_scale; };
+  static constexpr bool tensor_scales() {
+    if constexpr (block_scaled) return Weights::has_number;
+    else return false;
+  }
+  SMALTI_HD static constexpr int depth_of(const view<const X, StepX>& x) { return x.cols * codes_in<X>; }
   static constexpr bool weight_scales = !std::is_same_v<typename Weights::scale_type, no_scales>;
   static constexpr bool has_minimum = Weights::scale_type::has_minimum || (Weights::scale_type::has_zero && Weights::scale_in != policy::scale_in::operand);
   static constexpr bool in_operand = weight_scales && Weights::scale_in == policy::scale_in::operand;
@@ -81,6 +104,7 @@ struct linear_problem {
     optional_member<pairs, Weights, 1> up = {};      //!< the second weight of a pair
     view<Y, StepY> y = {};                   //!< M x N
     Rows rows = {};
+    optional_member<Rows::along_k, stacked_results, 4> stacked = {};
     view<sum> partial = {};                  //!< split K: see split_memory
     int* arrived = nullptr;
     int splits = 1, steps_per_split = 0;
@@ -110,9 +134,14 @@ struct linear_agent {
   arguments a;
 
   static constexpr grid blocks(const arguments& a) {
-    const int high = row_tiles(a), wide = ceil_div(a.y.cols, n), splits = Problem::split ? a.splits : 1;
+    const int high = row_tiles(a), wide = ceil_div(a.y.cols, n), splits = layers(a);
     if constexpr (Tuning.group > 0) return {high * wide, 1, splits};
     else return {high, wide, splits};
+  }
+  // Parts of K, or groups of it.
+  static constexpr int layers(const arguments& a) {
+    if constexpr (rows_type::along_k) return a.stacked.count;
+    else return Problem::split ? a.splits : 1;
   }
   SMALTI_HD static constexpr int row_tiles(const arguments& a) {
     if constexpr (rows_type::grouped) return a.rows.entries;
@@ -133,6 +162,10 @@ struct linear_agent {
         if (at.expert < 0) return;
       }
     }
+    if constexpr (rows_type::along_k) {
+      const int group = block.z();
+      at = {0, place.row * m, m, place.row, place.column, group, int(block.number(a.rows.first, group)), int(block.number(a.rows.last, group))};
+    }
     if constexpr (rows_type::gathers) {      // rows past the group's end are its first one: they must exist, and are not stored
       column<Block, int, m> source;
       block.load(source, view<const int, 1>{a.rows.source.data + at.row, at.rows, 1, 1}, 0, 0);
@@ -146,9 +179,10 @@ struct linear_agent {
 
 private:
   template <class Block, class Source> SMALTI_HD void work(Block& block, const row_tile& at, const Source& source) const {
-    const int all = steps(a.x.cols) - (mutant(defect::last_group_lost) ? 1 : 0), split = block.z();
+    const int all = steps(Problem::depth_of(a.x)) - (mutant(defect::last_group_lost) ? 1 : 0), split = block.z();
     step_range range{0, all};
     if constexpr (Problem::split) range = steps_of_split(split, all, a.steps_per_split);
+    if constexpr (rows_type::along_k) range = at.last_k > at.first_k ? step_range{at.first_k / step_k, ceil_div(at.last_k, step_k)} : step_range{0, 0};
     sums<Block> acc;
     if constexpr (Problem::pairs) {
       sums<Block> up;
@@ -198,7 +232,9 @@ private:
   SMALTI_HD void chunks(Block& block, sums<Block>& acc, const weights_type& weights, const Loaded& w, const row_tile& at, const Source& source, int step) const {
     if constexpr (T < tiles) {
       const int t = step * tiles + T;
-      if constexpr (!scaled) {
+      if constexpr (Problem::block_scaled) {
+        block_scaled_step(block, acc, weights, w, at, source, t);
+      } else if constexpr (!scaled) {
         add<T>(block, acc, weights, w, at, source, t);
       } else {
         const int g = (mutant(defect::scale_of_first_group) ? 0 : t) * depth / (chunk < depth ? depth : chunk);   // a group, or a tile of `groups` of them
@@ -210,13 +246,34 @@ private:
           weight_row<Block> low;
           activation_row<Block> total;
           minimum_of(block, low, s, weights, at, g);
-          load_activation_factor(block, total, a.factors.sums, at, g);
+          load_activation_factor(block, total, sums_of(at), at, g);
           scaled_chunk<T>(block, acc, weights, w, at, source, t, s, v, total, low);
         } else {
           scaled_chunk<T>(block, acc, weights, w, at, source, t, s, v, unit_factor{}, unit_factor{});
         }
       }
       chunks<T + (scaled ? together : 1)>(block, acc, weights, w, at, source, step);
+    }
+  }
+  template <class Block, class Loaded, class Source>
+  SMALTI_HD void block_scaled_step(Block& block, sums<Block>& acc, const weights_type& weights, const Loaded& w, const row_tile& at, const Source& source, int t) const {
+    using scale = typename weights_type::block_scale;
+    constexpr int blocks = depth / weights_type::block_group;
+    const auto mine = rows_type::grouped ? band_of(a.factors.block_scales, at) : a.factors.block_scales;
+    const auto theirs = of_expert(weights.scales, at.expert);
+    const int i = rows_type::grouped ? 0 : at.i;
+    if constexpr (left_weights) {
+      left_scales<Block, scale, n, blocks> s;
+      right_scales<Block, scale, blocks, m> v;
+      block.load(s, theirs, at.j, t);
+      block.load(v, transposed(mine), t, i);
+      add<0>(block, acc, weights, w, at, source, t, s, v);
+    } else {
+      left_scales<Block, scale, m, blocks> v;
+      right_scales<Block, scale, blocks, n> s;
+      block.load(v, mine, i, t);
+      block.load(s, transposed(theirs), t, at.j);
+      add<0>(block, acc, weights, w, at, source, t, v, s);
     }
   }
   template <int T, class Block, class Loaded, class Source, class S, class V, class Total, class Low>
@@ -251,12 +308,14 @@ private:
       left<Block, operand_type, n, depth> b;
       right<Block, operand_type, depth, m> v;
       load_columns(block, v, at, source, t);
+      if constexpr (rows_type::along_k) block.mask_depth(v, at.first_k - t * depth, at.last_k - t * depth);
       decode<T, true>(block, b, weights, w, at, t);
       block.product(acc, b, v, factor...);
     } else {
       left<Block, operand_type, m, depth> v;
       typename decltype(right_operand<T, Block>())::type b;
       load_rows(block, v, at, source, t);
+      if constexpr (rows_type::along_k) block.mask_depth(v, at.first_k - t * depth, at.last_k - t * depth);
       decode<T, false>(block, b, weights, w, at, t);
       block.product(acc, v, b, factor...);
     }
@@ -316,6 +375,16 @@ private:
       weights.scales.load_minimum(block, low, scale, at.expert, g, at.j);
     }
   }
+  // The sums of the activations; those of groups along k begin with rows of their own.
+  SMALTI_HD view<const float, 1> sums_of(const row_tile& at) const {
+    const view<const float, 1>& s = a.factors.sums;
+    if constexpr (rows_type::along_k) {
+      const int first = at.group * segment_rows<Problem::weight_group, step_k>::each;
+      return {s.data + static_cast<long long>(first) * s.stride, s.rows - first, s.cols, s.stride};
+    } else {
+      return s;
+    }
+  }
   // Constant: one row of factors serves every group.
   template <bool Constant = false, class Block, class Out, class V> SMALTI_HD void load_activation_factor(Block& block, Out& s, const V& v, const row_tile& at, int group) const {
     constexpr bool repeated = Constant && groups > 1;
@@ -355,17 +424,21 @@ private:
       load_activation_factor(block, s, a.factors.scales, at, 0);
       block.map([](auto v, auto f) { return v * f; }, out, out, s);
     }
+    if constexpr (Problem::tensor_scales()) {
+      const float x = block.number(a.factors.tensor, 0), w = block.number(weights.tensor, at.expert);
+      block.map([x, w](auto v) { return weights_type::divides ? v * (x / w) : v * (x * w); }, out, out);
+    }
     if constexpr (Problem::late_minimum && chunk == 0) {
       weight_line low;
       row_line total;
       minimum_of(block, low, unit_factor{}, weights, at, 0);
-      load_activation_factor(block, total, a.factors.sums, at, 0);
+      load_activation_factor(block, total, sums_of(at), at, 0);
       block.map([](auto v, auto x, auto y) { return v + x * y; }, out, out, total, low);
     }
   }
   template <class Block> SMALTI_HD void finish(Block& block, sums<Block>& acc, const row_tile& at) const {
     constexpr bool plain = std::is_same_v<decltype(arguments::epilogue), policy::chain<>>;
-    constexpr bool as_it_is = !Problem::late_weights && !Problem::late_activations && !Problem::late_minimum && std::is_same_v<sum, float>;
+    constexpr bool as_it_is = !Problem::late_weights && !Problem::late_activations && !Problem::late_minimum && !Problem::tensor_scales() && std::is_same_v<sum, float>;
     if constexpr (as_it_is && plain) {
       store(block, acc, at);
     } else {
@@ -379,6 +452,11 @@ private:
       store(block, out, at);
     }
   }
+  SMALTI_HD auto matrix_of(const row_tile& at) const {
+    auto y = a.y;
+    if constexpr (rows_type::along_k) y.data += at.group * a.stacked.distance;
+    return y;
+  }
   template <class Block, class Tile> SMALTI_HD void store(Block& block, const Tile& t, const row_tile& at) const {
     const int j = at.j;
     if constexpr (rows_type::scatters) {
@@ -391,8 +469,9 @@ private:
       if constexpr (left_weights) block.store(transposed(band_of(a.y, at)), j, 0, t);
       else block.store(band_of(a.y, at), 0, j, t);
     } else {
-      if constexpr (left_weights) block.store(transposed(a.y), j, at.i, t);
-      else block.store(a.y, at.i, j, t);
+      const auto y = matrix_of(at);
+      if constexpr (left_weights) block.store(transposed(y), j, at.i, t);
+      else block.store(y, at.i, j, t);
     }
   }
 };

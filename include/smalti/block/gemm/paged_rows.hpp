@@ -3,6 +3,7 @@
 #pragma once
 #include <smalti/core/version.hpp>
 #include <smalti/core/view.hpp>
+#include <smalti/tile/mutant.hpp>
 #include <smalti/tile/vocabulary.hpp>
 
 namespace smalti::inline SMALTI_CODE::gemm {
@@ -28,10 +29,10 @@ template <class T, bool Scaled = false, int Step = step_of<T>> struct paged_rows
     constexpr int high = Turned ? Tile::cols : Tile::rows, wide = Turned ? Tile::rows : Tile::cols;
     const int along = Turned ? step : j, down = (Turned ? j : step) * high;
     const int per_shard = ceil_div(pool.cols, wide), shard = shards > 1 ? along / per_shard : 0, inside = shards > 1 ? along % per_shard : along;
-    const int begin = block.number(first, e), last = block.number(count, e) - 1;
+    const int begin = mutant(defect::paged_list_of_first_weight) ? 0 : block.number(first, e), last = block.number(count, e) - 1;
     column<Block, int, high> rows;
     block.map([=, list = line, step_of_row = shards, size = lines](auto r) {
-      return lookup(list, (min(r + down, last) + begin) * step_of_row + shard, size);
+      return lookup(list, (min(r + down, last) + begin) * step_of_row + (mutant(defect::paged_shard_of_first) ? 0 : shard), size);
     }, rows, row_index{});
     if constexpr (Turned) block.load_rows(t, transposed(pool), rows, inside);
     else block.load_rows(t, pool, rows, inside);
@@ -39,10 +40,10 @@ template <class T, bool Scaled = false, int Step = step_of<T>> struct paged_rows
   //! What is left to do with the sums: columns that the weight does not have become zero, and the scale.
   template <bool RowsAreColumns, class Block, class Sums> SMALTI_HD void finish(Block& block, Sums& acc, int e, int column) const {
     if constexpr (RowsAreColumns) {
-      block.map([=, end = block.number(count, e) - column](auto v, auto c) { return where(c < end, v, 0.0f); }, acc, acc, column_index{});
+      block.map([=, end = block.number(count, e) - column](auto v, auto c) { return where(c < (mutant(defect::paged_rank_not_cut) ? end + 16 : end), v, 0.0f); }, acc, acc, column_index{});
     }
     if constexpr (Scaled) {
-      block.map([=, by = block.number(scale, e)](auto v) { return v * by; }, acc, acc);
+      block.map([=, by = block.number(scale, e)](auto v) { return mutant(defect::paged_scale_forgotten) ? v : v * by; }, acc, acc);
     }
   }
 };

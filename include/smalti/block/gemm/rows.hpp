@@ -13,7 +13,8 @@
 namespace smalti::inline SMALTI_CODE::gemm {
 
 //! What a block works on: rows [row, row + rows) of the result, with the weights of `expert`; no rows, no work.
-struct row_tile { int expert, row, rows, i = 0, j = 0; };
+//! Groups along k: the columns [first_k, last_k) of matrix `group`.
+struct row_tile { int expert, row, rows, i = 0, j = 0, group = 0, first_k = 0, last_k = 0; };
 
 //! One weight for all rows.
 struct one_matrix {
@@ -71,14 +72,14 @@ template <class Offset, int Wide = 128> struct plan_row_tiles {
     int tile = 0;
     for (int g = 0; g < a.groups; ++g) {
       const Offset begin = block.number(a.first, g), end = block.number(a.last, g);
-      const int rows = int(end - begin), tiles = ceil_div(rows, a.m), row0 = int(begin);
+      const int rows = int(end - begin), tiles = ceil_div(rows, a.m), row0 = mutant(defect::plan_begins_at_first_row) ? 0 : int(begin);
       if (tile + tiles > first_entry && tile < first_entry + Wide) {
         block.map([=](auto was, auto c) { return where(c + first_entry >= tile && c + first_entry < tile + tiles, g, was); }, group, group, column_index{});
         block.map([=, m = a.m](auto was, auto c) { return where(c + first_entry >= tile && c + first_entry < tile + tiles, (c + (first_entry - tile)) * m + row0, was); }, start, start,
                   column_index{});
         block.map([=, m = a.m](auto was, auto c) {
           const auto left = (c + (first_entry - tile)) * (-m) + rows;
-          return where(c + first_entry >= tile && c + first_entry < tile + tiles, min(left, m), was);
+          return where(c + first_entry >= tile && c + first_entry < tile + tiles, mutant(defect::plan_last_tile_whole) ? min(left * 0 + m, m) : min(left, m), was);
         }, count, count, column_index{});
       }
       tile += tiles;

@@ -134,4 +134,28 @@ template <class W, class Scales = no_scales, int Step = step_of<W>> struct plain
   }
 };
 
+//! A matrix N x K of codes under scales for groups of k, both as checkpoints have them and as block-scaled products take them: W is
+//! fp8_e4m3, fp8_e5m2 or e2m1x2 (two codes a byte); the scales are a matrix N x K / Group, stored as Scale says.
+//! @tparam Second  policy::one_level, or the tensor's scale that multiplies or divides all others: it enters the finished sum
+template <class W, class Scale, int Group, class Second> struct block_scaled_weights {
+  using scale_type = no_scales;
+  using block_scale = Scale;
+  using stored = typename detail::stored_as<Scale>::type;
+  static constexpr policy::scale_in scale_in = policy::scale_in::accumulator;
+  static constexpr int depth = 0, tiles = 1, group = 0, block_group = Group;
+  static constexpr bool has_number = !std::is_same_v<Second, policy::one_level>, divides = std::is_same_v<Second, policy::tensor_divisor>;
+
+  view<const W> matrix;
+  view<const stored> scales;
+  optional_member<has_number, const float*, 1> tensor;      //!< one number for each expert
+
+  template <class Block, int N> struct loaded {};
+  template <class Block, class Loaded> SMALTI_HD void load(Block&, Loaded&, int, int, int) const {}
+  template <int T, bool Left, class Block, class Operand, class Loaded, class S, class Z>
+  SMALTI_HD void operand(Block& block, Operand& b, const Loaded&, const S&, const Z&, int e, int t, int j) const {
+    if constexpr (Left) block.load(b, of_expert(matrix, e), j, t);
+    else block.load(b, transposed(of_expert(matrix, e)), t, j);
+  }
+};
+
 }  // namespace smalti::inline SMALTI_CODE::gemm

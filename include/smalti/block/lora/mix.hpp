@@ -4,7 +4,14 @@
 #include <smalti/core/context.hpp>
 #include <smalti/core/view.hpp>
 #include <smalti/tile/grid.hpp>
+#include <smalti/tile/mutant.hpp>
 #include <smalti/tile/vocabulary.hpp>
+
+// swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in mix.json)
+// From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
+// agent        sm_80  sm_89  sm_90  sm_100  sm_120  tried
+// skills' mix  8x128  8x128  8x128  8x128   8x128   10
+// swept: end
 
 namespace smalti::inline SMALTI_CODE::lora {
 
@@ -30,7 +37,7 @@ template <mix_tuning Tuning, class T> struct mix_agent {
     row<Block, int, n> place;
     row<Block, float, n> total, share;
     tile<Block, float, m, n> sum, t;
-    block.map([first = j * n, width = a.width, heads = a.heads, skills = a.skills.count, begin = task * a.heads](auto c) { return (min((c + first) / width, heads - 1) + begin) * skills; }, place, column_index{});
+    block.map([first = j * n, width = a.width, heads = a.heads, skills = a.skills.count, begin = task * a.heads](auto c) { return ((mutant(defect::mix_head_of_first) ? min((c + first) * 0, heads - 1) : min((c + first) / width, heads - 1)) + begin) * skills; }, place, column_index{});
     block.fill(total, 0.0f);
     block.fill(sum, 0.0f);
     const int all = a.mixed.count * a.heads * a.skills.count;

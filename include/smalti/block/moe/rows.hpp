@@ -34,7 +34,7 @@ template <rows_tuning Tuning, class X, int Step> struct dispatch_agent {
     block.load(token, view<const int, 1>{a.token, a.to.rows, 1, 1}, i, 0);
     block.load(slot, view<const int, 1>{a.slot, a.to.rows, 1, 1}, i, 0);
     block.load_rows(t, a.from, token, j);
-    block.map([](auto v, auto s) { return where(s >= 0, v, 0.0f); }, t, t, slot);
+    block.map([](auto v, auto s) { return where(s >= (mutant(defect::dispatch_keeps_padding) ? -1 : 0), v, 0.0f); }, t, t, slot);
     block.store(a.to, i, j, t);
   }
 };
@@ -69,8 +69,8 @@ template <rows_tuning Tuning, class X, class Same, class Y, int StepX, int StepS
       block.load_rows(t, a.from, there, j);
       if constexpr (Weighted) {
         column<Block, float, m> weight;
-        block.load(weight, view<const float, 1>{a.weight + c, a.y.rows, 1, a.choices}, i, 0);
-        block.map([](auto s, auto v, auto w, auto r) { return where(r >= 0, s + v * w, s); }, sum, sum, t, weight, row);
+        block.load(weight, view<const float, 1>{a.weight + (mutant(defect::combine_weighs_as_first_choice) ? 0 : c), a.y.rows, 1, a.choices}, i, 0);
+        block.map([](auto s, auto v, auto w, auto r) { return where(r >= (mutant(defect::combine_counts_dropped) ? -1 : 0), s + v * w, s); }, sum, sum, t, weight, row);
       } else {
         block.map([](auto s, auto v, auto r) { return where(r >= 0, s + v, s); }, sum, sum, t, row);
       }
@@ -146,7 +146,7 @@ template <rows_tuning Tuning, class X, class D, class Activation, int StepX, int
       block.map([](auto sum, auto p) { return sum + p; }, dot, dot, part);
       block.map([f = a.activation](auto g, auto u, auto w, auto s) { return where(s >= 0, f(g, 0, 0) * u * w, 0.0f); }, t, gate, up, weight, slot);
       block.store(a.hidden, i, j, t);
-      block.map([f = slope_of(a.activation)](auto g, auto u, auto d, auto w) { return f(g) * u * d * w; }, t, gate, up, dh, weight);
+      block.map([f = slope_of(a.activation)](auto g, auto u, auto d, auto w) { return f(g) * (mutant(defect::gate_gradient_without_up) ? d * w : u * d * w); }, t, gate, up, dh, weight);
       block.map([](auto v, auto s) { return where(s >= 0, v, 0.0f); }, t, t, slot);
       block.store(a.d_gate, i, j, t);
       block.map([f = a.activation](auto g, auto d, auto w, auto s) { return where(s >= 0, f(g, 0, 0) * d * w, 0.0f); }, t, gate, dh, weight, slot);

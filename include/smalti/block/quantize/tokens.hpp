@@ -4,6 +4,7 @@
 #pragma once
 #include <cstdint>
 #include <type_traits>
+#include <smalti/core/float.hpp>
 #include <smalti/core/view.hpp>
 #include <smalti/tile/grid.hpp>
 #include <smalti/tile/mutant.hpp>
@@ -84,10 +85,12 @@ struct tokens_by_group {
   static constexpr int m = Tuning.m, n = format::group, occupancy = Tuning.occupancy, cluster = Tuning.cluster;
   arguments a;
 
-  static constexpr grid blocks(const arguments& a) { return {ceil_div(a.x.rows, m), ceil_div(ceil_div(a.x.cols, n), Tuning.groups), 1}; }
+  static constexpr grid blocks(const arguments& a) { return {ceil_div(a.x.rows, m), ceil_div(groups_of(a), Tuning.groups), 1}; }
+  // Stored scales may have columns behind the last group: they are written too, as those of zeros.
+  SMALTI_HD static constexpr int groups_of(const arguments& a) { return Problem::float_scale ? ceil_div(a.x.cols, n) : a.scales.cols; }
 
   template <class Block> SMALTI_HD void operator()(Block& block) const {
-    const int first = block.x() * m, groups = ceil_div(a.x.cols, n), start = block.y() * Tuning.groups;
+    const int first = block.x() * m, groups = groups_of(a), start = block.y() * Tuning.groups;
     for (int g : block.steps(start, start + Tuning.groups < groups ? start + Tuning.groups : groups)) {
       tile<Block, float, m, n> t;
       tile<Block, int, m, n> bits;
@@ -133,6 +136,70 @@ struct tokens_by_row {
     for (int j : block.steps(0, steps)) {
       block.load(t, band(a.x, first, m), 0, j);
       detail::put_codes<Problem, m, n>(block, a, first, j, t, inverse, scale);
+    }
+  }
+};
+
+//! Two codes a byte: words of two bf16 become bytes. A tile is 16 words wide, which are one group or two.
+template <class Format> struct pairs_problem {
+  using format = Format;
+  using scale = std::conditional_t<std::is_same_v<typename Format::scale, e8m0>, std::uint8_t, typename Format::scale>;
+  struct arguments {
+    view<const std::int32_t> x;          //!< rows x cols / 2
+    view<std::uint8_t> codes;            //!< the same
+    view<scale, 1> scales;               //!< rows x groups, or more: the rest is written as scales of zeros
+    const float* tensor = nullptr;       //!< the tensor's scale, where the format has one
+  };
+};
+
+template <tokens_tuning Tuning, class Problem>
+struct pairs_by_group {
+  using arguments = typename Problem::arguments;
+  using format = typename Problem::format;
+  static constexpr int m = Tuning.m, words = 16, wide = format::group / 2, parts = words / wide, occupancy = Tuning.occupancy, cluster = Tuning.cluster;
+  static_assert(wide * parts == words, "smalti: two codes a byte come in groups of 16 or 32");
+  arguments a;
+
+  static constexpr grid blocks(const arguments& a) { return {ceil_div(a.x.rows, m), ceil_div(tiles_of(a), Tuning.groups), 1}; }
+  SMALTI_HD static constexpr int tiles_of(const arguments& a) { return ceil_div(a.scales.cols, parts); }
+
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    const int first = block.x() * m, tiles = tiles_of(a), start = block.y() * Tuning.groups;
+    for (int g : block.steps(start, start + Tuning.groups < tiles ? start + Tuning.groups : tiles)) {
+      tile<Block, int, m, words> pairs, codes;
+      column<Block, float, m> by, other;
+      block.load(pairs, band(a.x, first, m), 0, g);
+      put_scale<0>(block, by, pairs, first, g);
+      if constexpr (parts > 1) {
+        put_scale<1>(block, other, pairs, first, g);
+        block.map([](auto w, auto s, auto t, auto c) { return code_of(w, where(c < wide, s, t)); }, codes, pairs, by, other, column_index{});
+      } else {
+        block.map([](auto w, auto s) { return code_of(w, s); }, codes, pairs, by);
+      }
+      block.store(band(a.codes, first, m), 0, g, codes);
+    }
+  }
+
+private:
+  // The even element of a word is its lower half.
+  template <class W, class S> SMALTI_HD static auto code_of(W w, S by) { return format::encode_pair(bits_float(w << 16), bits_float(w & int(0xffff0000u)), by); }
+  // Stores the scale of part P, and gives what its codes are multiplied with or divided by.
+  template <int P, class Block, class Column, class Tile> SMALTI_HD void put_scale(Block& block, Column& by, const Tile& pairs, int first, int g) const {
+    tile<Block, int, m, words> bits;
+    column<Block, int, m> reach;
+    block.map([](auto w, auto c) { return where((c >= P * wide) && (c < (P + 1) * wide), max((w << 16) & 0x7fff0000, w & 0x7fff0000), 0); }, bits, pairs, column_index{});
+    block.row_max(reach, bits);
+    if constexpr (format::has_tensor) {
+      const float tensor = block.number(a.tensor, 0);
+      column<Block, float, m> scale;
+      block.map([tensor](auto r) { return format::scale_of(r, tensor); }, scale, reach);
+      block.store(band(a.scales, first, m), 0, g * parts + P, scale);
+      block.map([tensor](auto s) { return rounded_as<typename format::scale>(s) * tensor; }, by, scale);
+    } else {
+      column<Block, int, m> scale;
+      block.map([](auto r) { return format::scale_of(r); }, scale, reach);
+      block.store(band(a.scales, first, m), 0, g * parts + P, scale);
+      block.map([](auto r) { return format::inverse_of(r); }, by, reach);
     }
   }
 };

@@ -37,9 +37,9 @@ struct met {
   }
 };
 
-//! N slots a chunk, E experts at a time.
+//! N slots a chunk, E experts at a time where they are counted, `wide` where they are placed.
 struct index_tuning {
-  int n = 64, e = 16;
+  int n = 64, e = 16, wide = 1024;
   int occupancy = 1, cluster = 1;
   constexpr bool operator==(const index_tuning&) const = default;
 };
@@ -53,7 +53,7 @@ struct count_arguments {
 };
 template <index_tuning Tuning> struct count_agent {
   using arguments = count_arguments;
-  static constexpr int n = Tuning.n, e = Tuning.e, occupancy = Tuning.occupancy, cluster = Tuning.cluster, wide = 1024;
+  static constexpr int n = Tuning.n, e = Tuning.e, occupancy = Tuning.occupancy, cluster = Tuning.cluster, wide = Tuning.wide;
   arguments x;
   static constexpr grid blocks(const arguments& x) { return {x.chunks, 1, 1}; }
 
@@ -143,7 +143,7 @@ struct place_arguments {
 //! One block: experts are scanned in strips of `wide`.
 template <index_tuning Tuning> struct place_agent {
   using arguments = place_arguments;
-  static constexpr int wide = 1024, occupancy = Tuning.occupancy, cluster = Tuning.cluster;
+  static constexpr int wide = Tuning.wide, occupancy = Tuning.occupancy, cluster = Tuning.cluster;
   arguments x;
   static constexpr grid blocks(const arguments&) { return {1, 1, 1}; }
 

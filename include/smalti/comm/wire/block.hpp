@@ -6,16 +6,22 @@
 // Rounding is to the nearest by default: a wire that truncates biases a sum by half a step for every hop (64 ranks of a ring: 4.7
 // standard deviations of one input, 8 bits). policy::stochastic draws from a counter-based stream that is numbered by the
 // element's place in the vector, the kind of message and the stream that the caller gives each rank.
+//
+// A format may offer its blocks by packs of the host machine (packs.hpp), for rounding to the nearest: the same codes.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <smalti/comm/combine.hpp>
 #include <smalti/comm/wire.hpp>
 #include <smalti/comm/wire/cast.hpp>
 #include <smalti/policy/codecs/integer.hpp>
 #include <smalti/policy/codecs/small_float.hpp>
 #include <smalti/policy/quantizer.hpp>
+#if !defined(__CUDACC__)
+#  include <smalti/comm/wire/packs.hpp>
+#endif
 
 namespace smalti::inline SMALTI_CODE::comm {
 
@@ -28,10 +34,13 @@ struct given_reach {
 };
 
 // Messages of different kinds draw different numbers for the same element.
-inline policy::nearest rounding_for(policy::nearest r, content) { return r; }
-inline policy::stochastic rounding_for(policy::stochastic r, content what) {
-  r.stream.stream = r.stream.stream * 4 + std::uint64_t(what);
+template <class Rounding> Rounding rounding_for(Rounding r, [[maybe_unused]] content what) {
+  if constexpr (std::is_same_v<Rounding, policy::stochastic>) r.stream.stream = r.stream.stream * 4 + std::uint64_t(what);
   return r;
+}
+template <class Rounding> bool to_nearest_even(const Rounding& r) {
+  if constexpr (std::is_same_v<Rounding, policy::nearest>) return r.ties == policy::tie::even;
+  else return false;
 }
 
 // Codes of `bits` bits, in whole bytes.
@@ -74,7 +83,7 @@ template <class Codec, class Rounding = policy::nearest> struct symmetric_block 
   };
   //! `low` and `high` bound the block; `finite`: it holds nothing else.
   scaled scale_of(float low, float high, bool finite, content what) const {
-    const float reach = -low > high ? -low : high;
+    const float reach = policy::magnitude(-low > high ? -low : high);
     return {{{reach}, detail::rounding_for(rounding, what)}, finite ? reach / policy::limit_of<Codec> : bits_float(0x7fc00000u)};
   }
   static float value(const std::byte* head, unsigned code) {
@@ -82,6 +91,24 @@ template <class Codec, class Rounding = policy::nearest> struct symmetric_block 
     std::memcpy(&scale, head, 4);
     return Codec::value(code) * scale;
   }
+#if !defined(__CUDACC__)
+  static constexpr bool decodes_packs = detail::has_packs<Codec>;
+  bool encodes_packs() const { return decodes_packs && detail::to_nearest_even(rounding); }
+  template <int N, class X> void encode_packs(const X* x, int n, std::byte* to) const {
+    const int count = N > 0 ? N : n;
+    const float reach = detail::reach_of(x, count);
+    const bool finite = policy::is_finite(reach);
+    const scaled s = scale_of(-reach, reach, finite, content::input);
+    s.put_head(to);
+    if (finite && s.scale > 0.0f) detail::put_quotients<Codec>(x, count, 0.0f, s.scale, to + head);
+    else detail::put_same<Codec>(finite ? Codec::zero_code : 0, count, to + head);
+  }
+  template <int N, class X> static void decode_packs(const std::byte* from, int n, X* y) {
+    float scale;
+    std::memcpy(&scale, from, 4);
+    detail::get_products<Codec, false>(from + head, N > 0 ? N : n, 0.0f, scale, y);
+  }
+#endif
 };
 
 //! x = low + code * step, step = (high - low) / (2^Bits - 1): a range that need not hold zero.
@@ -103,13 +130,31 @@ template <int Bits, class Rounding = policy::nearest> struct minmax_block {
   scaled scale_of(float low, float high, bool finite, content what) const {
     // Halves, so that a range beyond the largest float stays finite.
     const float step = (high * 0.5f - low * 0.5f) / (float(codec::largest) * 0.5f);
-    return {detail::rounding_for(rounding, what), finite ? low : bits_float(0x7fc00000u), finite ? step : 0.0f};
+    return {detail::rounding_for(rounding, what), finite ? low + 0.0f : bits_float(0x7fc00000u), finite ? step : 0.0f};   // one zero for both
   }
   static float value(const std::byte* head, unsigned code) {
     float low, step;
     std::memcpy(&low, head, 4), std::memcpy(&step, head + 4, 4);
     return low + float(code) * step;
   }
+#if !defined(__CUDACC__)
+  static constexpr bool decodes_packs = detail::has_packs<codec>;
+  bool encodes_packs() const { return decodes_packs && detail::to_nearest_even(rounding); }
+  template <int N, class X> void encode_packs(const X* x, int n, std::byte* to) const {
+    const int count = N > 0 ? N : n;
+    const detail::range r = detail::range_of(x, count);
+    const bool finite = policy::is_finite(detail::reach_of(x, count));
+    const scaled s = scale_of(r.low, r.high, finite, content::input);
+    s.put_head(to);
+    if (finite && s.step > 0.0f) detail::put_quotients<codec>(x, count, s.low, s.step, to + head);
+    else detail::put_same<codec>(0, count, to + head);
+  }
+  template <int N, class X> static void decode_packs(const std::byte* from, int n, X* y) {
+    float low, step;
+    std::memcpy(&low, from, 4), std::memcpy(&step, from + 4, 4);
+    detail::get_products<codec, true>(from + head, N > 0 ? N : n, low, step, y);
+  }
+#endif
 };
 
 //! Blocks of `Group` elements under one scale; Group = 0: each item is a block (rows).
@@ -123,6 +168,7 @@ template <class Format, int Group> struct block_wire {
   Format format{};
   int width = 1, tail = 0;              //!< as in cast_wire
 
+  constexpr std::int64_t items_together() const { return by_item() ? 1 : Group; }
   constexpr std::uint32_t code() const { return Format::number << 24 | std::uint32_t(bits) << 20 | std::uint32_t(Group & 0x3ff) << 10 | std::uint32_t(width & 0xff) << 2 | std::uint32_t(tail); }
   constexpr std::int64_t bytes(content, std::int64_t n) const { return by_item() ? n * (run_bytes(width - tail) + tail * 4) : run_bytes(n * width); }
   template <class X> void encode(content what, std::int64_t first, const X* x, std::int64_t n, std::byte* to) const {
@@ -150,6 +196,17 @@ template <class Format, int Group> struct block_wire {
     const std::int64_t block = block_of(n), whole = n / block, rest = n % block;
     return whole * (Format::head + detail::code_bytes<bits>(block)) + (rest > 0 ? Format::head + detail::code_bytes<bits>(rest) : 0);
   }
+#if !defined(__CUDACC__)
+  static constexpr std::int64_t most_packed = 1 << 30;
+  // visit(whole, its first element, its elements, its place in the message): whole blocks have a constant length.
+  template <class Visit> static void each_block(std::int64_t n, Visit visit) {
+    const std::int64_t block = block_of(n);
+    std::int64_t b = 0, at = 0;
+    if constexpr (Group > 0)
+      for (; b + Group <= n; b += Group, at += Format::head + detail::code_bytes<bits>(Group)) visit(std::integral_constant<int, Group>{}, b, Group, at);
+    for (; b < n; b += block, at += Format::head + detail::code_bytes<bits>(block)) visit(std::integral_constant<int, 0>{}, b, int(n - b < block ? n - b : block), at);
+  }
+#endif
   // Elements are widened in pieces, so that a row of any length needs no memory.
   static constexpr int piece = 256;
   template <class X> static void widen(const X* x, int n, float* to) {
@@ -157,6 +214,13 @@ template <class Format, int Group> struct block_wire {
   }
   template <class X> void encode_run(content what, std::int64_t first, const X* x, std::int64_t n, std::byte* to) const {
     const std::int64_t block = block_of(n);
+#if !defined(__CUDACC__)
+    if constexpr (Format::decodes_packs)
+      if (format.encodes_packs() && block <= most_packed) {
+        each_block(n, [&](auto whole, std::int64_t b, int count, std::int64_t at) { format.template encode_packs<decltype(whole)::value>(x + b, count, to + at); });
+        return;
+      }
+#endif
     for (std::int64_t b = 0; b < n; b += block) {
       const std::int64_t count = n - b < block ? n - b : block;
       float values[piece]{}, low = to_float(x[b]), high = low;
@@ -185,6 +249,13 @@ template <class Format, int Group> struct block_wire {
   }
   template <class X> void decode_run(const std::byte* from, std::int64_t n, X* y) const {
     const std::int64_t block = block_of(n);
+#if !defined(__CUDACC__)
+    if constexpr (Format::decodes_packs)
+      if (block <= most_packed) {
+        each_block(n, [&](auto whole, std::int64_t b, int count, std::int64_t at) { Format::template decode_packs<decltype(whole)::value>(from + at, count, y + b); });
+        return;
+      }
+#endif
     for (std::int64_t b = 0; b < n; b += block) {
       const std::int64_t count = n - b < block ? n - b : block;
       for (std::int64_t i = 0; i < count; ++i) y[b + i] = narrow<X>(Format::value(from, detail::get_code<bits>(from + Format::head, i)));

@@ -67,6 +67,7 @@ template <class T> struct cast_wire {
   int width = 1;                        //!< elements of an item, as in the combine
   int tail = 0;                         //!< the last so many elements of an item travel as float: 1 for the log-sum-exp of lse_merge
 
+  static constexpr std::int64_t items_together() { return 1; }
   constexpr std::uint32_t code() const { return 1u << 24 | detail::element_code<T>() << 16 | std::uint32_t(width) << 2 | std::uint32_t(tail); }
   constexpr std::int64_t bytes(content, std::int64_t n) const { return n * ((width - tail) * std::int64_t(sizeof(T)) + tail * 4); }
   template <class X> void encode(content, std::int64_t, const X* x, std::int64_t n, std::byte* to) const {

@@ -25,6 +25,7 @@ template <class W> struct feedback_wire {
   float *inputs = nullptr, *results = nullptr;
 
   constexpr std::uint32_t code() const { return inner.code() | 1u << 31; }
+  constexpr std::int64_t items_together() const { return inner.items_together(); }
   constexpr std::int64_t bytes(content what, std::int64_t n) const { return inner.bytes(what, n); }
   template <class X> void encode(content what, std::int64_t first, const X* x, std::int64_t n, std::byte* to) const {
     float* residual = what == content::input ? inputs : what == content::result ? results : nullptr;

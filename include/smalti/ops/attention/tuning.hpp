@@ -11,16 +11,19 @@
 // swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in tuning.json)
 // From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
 // agent                                        sm_80              sm_89              sm_90                 sm_100                    sm_120  tried
-// attention d 64, causal                       64x128             64x128             64x128                128x64 o2                 64x64   9
+// attention d 64, causal                       64x128             64x128             64x128                128x64 o2                 64x64   12
 // attention d 128, causal                      64x128             64x128             64x128                128x64 o2                 64x64   53
-// attention d 128, user mask                   64x128             64x128             64x128                128x64 o2                 64x64   12
-// attention d 128, fp8 keys                    64x128 stack 1520  64x128             64x128                128x64 o2                 64x64   12
-// attention d 128, ragged                      64x128             64x128             64x128                128x64 o2                 64x64   14
-// attention d 128, pages of 64                 64x128             64x128 stack 1208  64x128 no USETMAXREG  128x64 o2                 64x64   15
-// attention d 128, pages of 16                 64x128             64x128 stack 1208  64x128                128x64 o2                 64x64   11
+// attention d 128, user mask                   64x128             64x128             64x128                128x64 o2                 64x64   17
+// attention d 128, fp8 keys                    64x128 stack 1520  64x128             64x128                128x64 o2                 64x64   17
+// attention d 128, ragged                      64x128             64x128             64x128                128x64 o2                 64x64   15
+// attention d 128, pages of 64                 64x128             64x128 stack 1208  64x128 no USETMAXREG  128x64 o2                 64x64   19
+// attention d 128, pages of 16                 64x128             64x128 stack 1208  64x128                128x64 o2                 64x64   14
 // attention d 256, causal                      32x32 o2           32x32 o2           64x64                 64x64 Segmentation fault  32x32   14
 // attention d 128, decode, split, pages of 16  16x64              16x64              16x64                 16x64                     16x64   5
 // attention latent (MLA) 576 and 512, decode   16x32              16x32              16x32                 16x32                     16x32   5
+// attention d 128, int8 keys, decode           16x32              16x64              16x64                 16x64                     16x64   10
+// attention d 128, int4 keys, decode           16x32              16x64              16x64                 16x64                     16x64   10
+// attention d 128, int8 keys                   64x64 stack 40     32x32 stack 112    64x128                128x64 o2                 32x64   13
 // swept: end
 
 namespace smalti::inline SMALTI_CODE::attention {
@@ -42,7 +45,8 @@ template <class T, int D, int ValueDim, bool Coded = false> struct default_tunin
       return {.m = regime == attention_regime::fewest ? fewest_rows : regime == attention_regime::few ? few_rows : decode_rows, .n = 256, .chunk = 0, .value = 0, .keys_left = true};
     }
     if (is_decode(regime)) return {.m = 16, .n = wide > 128 || (Coded && t == target::sm80) ? 32 : 64};
-    if (Coded && (t == target::sm80 || t == target::sm89 || t == target::sm120)) return {.m = t == target::sm120 ? 32 : 64, .n = wide > 128 ? 32 : 64};   // decoding takes registers
+    if (Coded && t == target::sm89) return {.m = 32, .n = 32};                                                          // decoding takes registers
+    if (Coded && (t == target::sm80 || t == target::sm120)) return {.m = t == target::sm80 ? 64 : 32, .n = wide > 128 ? 32 : 64};
     // Swept by bench/tune_gpu.py, with masks, ragged batches, pages and fp8 keys: the largest shapes near the first choice that do
     // not spill. Two blocks a processor on sm_100: with one the tile compiler of 13.5.37 crashes.
     if (wide > 128) {

@@ -3,10 +3,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
-#include <smalti/block/cache/move_rows.hpp>
 #include <smalti/block/cache/survivors.hpp>
 #include <smalti/core/determinism.hpp>
 #include <smalti/ops/cache/check.hpp>
+#include <smalti/ops/cache/compact.hpp>
+#include <smalti/ops/cache/demote.hpp>
+#include <smalti/ops/cache/merge.hpp>
 #include <smalti/ops/cache/observe.hpp>
 #include <smalti/ops/cache/paged.hpp>
 #include <smalti/policy/cache/allocator.hpp>
@@ -15,15 +17,14 @@
 #include <smalti/prim/select_k.hpp>
 #include <smalti/tile/launch.hpp>
 
-namespace smalti::inline SMALTI_CODE::cache {
+// swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in compress.json)
+// From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
+// agent            sm_80  sm_89  sm_90  sm_100  sm_120  tried
+// cache rows move  32x64  32x64  32x64  32x64   32x64   10
+// cache keys turn  16     16     16     16      16      10
+// swept: end
 
-//! Survivors move by rows of 32-bit words: so many at once.
-struct default_gather_tuning {
-  SMALTI_HD constexpr move_tuning operator()(target t) const { return t == target::host ? move_tuning{64, 64} : move_tuning{32, 64}; }
-};
-struct default_turn_tuning {
-  SMALTI_HD constexpr turn_tuning operator()(target t) const { return t == target::host ? turn_tuning{16} : turn_tuning{16}; }
-};
+namespace smalti::inline SMALTI_CODE::cache {
 
 //! Chooses which tokens of a sequence stay, in every track, and lets the others go.
 //!
@@ -49,7 +50,8 @@ struct default_turn_tuning {
 //! @tparam Scorer       policy::observation_window, accumulated, last_query, position_only
 //! @tparam Allocator    policy::uniform, pyramid, variance_softmax, information_density, head_adaptive<Layers>
 //! @tparam Disposition  policy::evict<Positions>: survivors move to fresh pages and the old ones return to the pool, where forks may still hold
-//!                      them: no page is overwritten. policy::skip_read: only the lists are made
+//!                      them: no page is overwritten. policy::merge<...>: the same, and evicted tokens fold into survivors like them.
+//!                      policy::demote<Low>: the same, and evicted tokens are kept in few bits in a second pool. policy::skip_read: only the lists are made
 //! @tparam Storage      policy::kv_plain<E>: rows that can move one by one
 //! @pre   what was appended is written. On a GPU: args.plan lies in memory that both the host and its kernels reach (pinned or managed), is not
 //!        used again before the work is done, and allocators that read scores, or let heads compete, cannot: compute args.budgets from scores that
@@ -62,7 +64,9 @@ template <class T, int D, class Scorer, class Allocator = policy::uniform, class
 struct compress {
   static_assert(policy::explain_cache_scorer<Scorer>());
   static_assert(policy::explain_cache_allocator<Allocator>());
-  static_assert(policy::cache_disposition<Disposition>, "smalti: a disposition of this frame is policy::evict<Positions> or policy::skip_read");
+  static_assert(policy::cache_disposition<Disposition>, "smalti: a disposition of this frame is policy::evict<Positions>, policy::merge<...>, policy::demote<Low> or policy::skip_read");
+  static_assert(!policy::cache_demote<Disposition> || std::is_same_v<Allocator, policy::uniform>, "smalti: tracks demote as many tokens, so the allocator of policy::demote is policy::uniform");
+  static_assert(!policy::cache_merge<Disposition> || Scorer::observes, "smalti: merging needs a scorer that observes: tokens that are dropped by place alone are dropped");
   static_assert(Scorer::observes || !Allocator::reads_scores, "smalti: this allocator reads scores, and this scorer makes none: take policy::uniform");
   static_assert(requires { typename Storage::element; }, "smalti: compress moves tokens one by one, so it takes policy::kv_plain<T>: codes with scales are compressed before they are encoded");
   using element = typename Storage::element;
@@ -87,6 +91,9 @@ struct compress {
     const float* frequencies = nullptr;        //!< 4 x D / 2, policy::fill_frequencies: where keys turn
     view<int, 1> kept{};                       //!< wanted: [track][i], the place in the track of the i-th token that stays, -1 behind; most_kept columns
     int* counts = nullptr;                     //!< wanted: [track], how many stay; host memory
+    typename demote_rows<D, Storage, Layout, Hash, Disposition>::lower low{};   //!< policy::demote: the second pool
+    float* thresholds = nullptr;               //!< [layer], merging dispositions: kept from call to call, NaN before the first; in the context's memory
+    float gate_memory = 0.5f;                  //!< of a threshold: what it keeps of itself when tokens are merged
     workspace plan{};                          //!< plan_bytes, which the host writes and kernels read
   };
 
@@ -135,10 +142,6 @@ struct compress {
     using arguments = survivor_arguments;
     template <target> using agent = survivor_agent<256>;
   };
-  struct row_list_kernel {
-    using arguments = row_list_arguments<Layout>;
-    template <target> using agent = row_list_agent<256, Layout>;
-  };
   struct keep_scores_kernel {
     using arguments = keep_scores_arguments;
     template <target> using agent = keep_scores_agent<256>;
@@ -147,28 +150,35 @@ struct compress {
     using arguments = copy_scores_arguments;
     template <target> using agent = copy_scores_agent<256>;
   };
-  struct gather_kernel {
-    using arguments = move_rows_arguments;
-    template <target G> using agent = move_rows_agent<default_gather_tuning{}(G)>;
-  };
-  template <class Positions> struct turn_kernel {
-    using arguments = typename turn_rows_problem<element, D, Positions>::arguments;
-    template <target G> using agent = turn_rows_agent<default_turn_tuning{}(G), element, D, Positions>;
-  };
+
+  using row_list_kernel = typename compact<D, typename Disposition::positions, Storage, Layout, Hash>::row_list_kernel;
+  using gather_kernel = typename compact<D, typename Disposition::positions, Storage, Layout, Hash>::gather_kernel;
+  template <class Positions> using turn_kernel = typename compact<D, Positions, Storage, Layout, Hash>::turn_kernel;
 
 private:
   using best = prim::select_k<float>;
-  static constexpr bool turns() {
-    if constexpr (Disposition::moves) return policy::detail::turning<typename Disposition::positions>::any;
-    else return false;
-  }
+  static constexpr bool merges = policy::cache_merge<Disposition>;
+  using moving = compact<D, typename Disposition::positions, Storage, Layout, Hash>;
+  using merging = merge_rows<T, D, Storage, Layout, Hash, Disposition>;
+  static constexpr bool demotes = policy::cache_demote<Disposition>;
+  using demoting = demote_rows<D, Storage, Layout, Hash, Disposition>;
+  static constexpr bool turns() { return Disposition::moves && moving::turns; }
   static int tracks_of(const args& x) { return x.cache->shape().tracks(); }
-  template <class E> static constexpr view<const E, 1> constant(const view<E, 1>& v) { return {v.data, v.rows, v.cols, v.stride}; }
+  template <class E> static constexpr view<const E, 1> constant(const view<E, 1>& v) { return moving::constant(v); }
   static bool known(const args& x) { return x.cache != nullptr && x.cache->is_resident(x.sequence) && x.tokens > 0; }
   static int longest(const args& x) {
     int n = 0;
     for (int t = 0; t < tracks_of(x); ++t) n = x.cache->tokens(x.sequence, t) > n ? x.cache->tokens(x.sequence, t) : n;
     return n;
+  }
+  // Tokens that a track loses at most: with budgets unknown, all of its candidates.
+  static int most_dropped(const args& x) {
+    int most = 0;
+    for (int t = 0; t < tracks_of(x); ++t) {
+      const int n = std::is_same_v<Allocator, policy::uniform> && x.budgets == nullptr ? x.cache->tokens(x.sequence, t) - x.tokens : x.budgets != nullptr ? candidates_of(x, t) - x.budgets[t] : candidates_of(x, t);
+      most = n > most ? n : most;
+    }
+    return most;
   }
   // StreamingLLM's window is what its sinks leave; H2O's is half.
   static int recent_of(const args& x) {
@@ -183,9 +193,10 @@ private:
 
   // ---- memory
   struct host_plan {
-    int *first, *last, *count, *length, *own_k, *won, *layer_k, *budget, *candidates, *caps, *before, *after, *old;
+    int *first, *last, *count, *length, *own_k, *won, *layer_k, *budget, *candidates, *caps;
     double* weights;
-    int before_width, after_width;
+    typename moving::host_plan move;
+    int *dropped, *low_slots;
     std::size_t bytes;
   };
   static host_plan lay_out_plan(const args& x, std::byte* base) {
@@ -196,19 +207,21 @@ private:
     p.layer_k = carve.take<int>(layers);
     p.caps = carve.take<int>(2 * layers);
     p.weights = carve.take<double>(2 * tracks);
-    if (Disposition::moves) {
-      const int page = x.cache->shape().page;
-      p.before_width = ceil_div(longest(x), page), p.after_width = ceil_div(most_kept(x), page);
-      p.before = carve.take<int>(tracks * std::size_t(p.before_width + 1));
-      p.after = carve.take<int>(tracks * std::size_t(p.after_width + 1));
-      p.old = carve.take<int>(std::size_t(x.cache->pages_of(x.sequence)));
+    if constexpr (merges || demotes) p.dropped = carve.take<int>(tracks);
+    if constexpr (demotes) p.low_slots = carve.take<int>(tracks * std::size_t(most_dropped(x)));
+    if constexpr (Disposition::moves) {
+      const std::size_t bytes = moving::lay_out_plan(*x.cache, x.sequence, most_kept(x), nullptr).bytes;
+      p.move = moving::lay_out_plan(*x.cache, x.sequence, most_kept(x), carve.take<std::byte>(bytes));
     }
     p.bytes = carve.used;
     return p;
   }
   struct device_plan {
     view<float, 1> candidates, scores;
-    view<int, 1> chosen, competed, kept, source, target;
+    view<int, 1> chosen, competed, kept;
+    typename moving::row_lists rows;
+    typename merging::plan merge;
+    typename demoting::plan demote;
     workspace rest;
     std::size_t bytes;
   };
@@ -231,10 +244,18 @@ private:
       const std::size_t more = best::workspace_bytes(context, {.rows = {p.candidates.data, layers, heads * width, heads * width}, .k = heads * chosen, .indices = p.competed, .arranged = prim::arrangement::by_index});
       rest = more > rest ? more : rest;
     }
-    if (Disposition::moves) {
-      p.source = numbers(tracks * s.heads_in_page(), most);
-      p.target = numbers(tracks * s.heads_in_page(), most);
+    if constexpr (Disposition::moves) {
+      const std::size_t bytes = moving::lay_out(*x.cache, most, nullptr).bytes;
+      p.rows = moving::lay_out(*x.cache, most, carve.take<std::byte>(bytes));
       if (Scorer::accumulates) p.scores = floats(tracks, most);
+    }
+    if constexpr (merges) {
+      const std::size_t bytes = merging::lay_out(context, s, most, most_dropped(x), nullptr).bytes;
+      p.merge = merging::lay_out(context, s, most, most_dropped(x), carve.take<std::byte>(bytes));
+    }
+    if constexpr (demotes) {
+      const std::size_t bytes = demoting::lay_out(s, most_dropped(x), nullptr).bytes;
+      p.demote = demoting::lay_out(s, most_dropped(x), carve.take<std::byte>(bytes));
     }
     p.rest = {carve.take<std::byte>(rest), rest};
     p.bytes = carve.used;
@@ -307,39 +328,19 @@ private:
     return {};
   }
 
-  // The old pages return to the pool when the metadata is rewritten; what they hold stays until they are taken again.
   template <class Context> static status dispose(const Context& context, const args& x, const host_plan& h, const device_plan& d, const track_plan& plan) {
-    const pool_shape& s = x.cache->shape();
-    const int tracks = tracks_of(x), heads = s.heads_in_page();
-    if (const status bad = x.cache->tables(&x.sequence, 1, h.before_width, h.before, static_cast<long long>(tracks) * (h.before_width + 1)); !bad) return bad;
-    if (const status bad = x.cache->rewrite(x.sequence, h.count, h.old, x.cache->pages_of(x.sequence)); !bad) return bad;
-    if (const status bad = x.cache->tables(&x.sequence, 1, h.after_width, h.after, static_cast<long long>(tracks) * (h.after_width + 1)); !bad) return bad;
-    if (const status bad = launch<row_list_kernel>(context, {.tracks = plan,
-                                                             .kept = constant(d.kept),
-                                                             .before = {h.before, tracks, h.before_width, h.before_width},
-                                                             .after = {h.after, tracks, h.after_width, h.after_width},
-                                                             .page = s.page,
-                                                             .heads_in_page = heads,
-                                                             .source = d.source,
-                                                             .target = d.target}); !bad)
-      return bad;
-    if constexpr (turns()) {
-      const view<element> k = pool_rows<element>(x.pool, plane::keys, 0);
-      const stack<element> keys{k.data, s.layers_in_page(), k.rows, k.cols, static_cast<long long>(k.rows) * k.stride, k.stride};
-      if (const status bad = launch<turn_kernel<typename Disposition::positions>>(context, {.tracks = plan,
-                                                                                            .kept = constant(d.kept),
-                                                                                            .source = constant(d.source),
-                                                                                            .target = constant(d.target),
-                                                                                            .heads_in_page = heads,
-                                                                                            .frequencies = {x.frequencies, 4, D / 2, D / 2},
-                                                                                            .from = {keys.data, keys.count, keys.rows, keys.cols, keys.distance, keys.stride},
-                                                                                            .to = keys}); !bad)
-        return bad;
-    } else {
-      if (const status bad = gather(context, x, d, plane::keys); !bad) return bad;
+    const int tracks = tracks_of(x);
+    if (const status bad = moving::move(context, {.cache = x.cache, .sequence = x.sequence, .pool = x.pool, .kept = constant(d.kept), .counts = h.count, .frequencies = x.frequencies, .plan = {}}, h.move, d.rows); !bad) return bad;
+    if constexpr (demotes) {
+      for (int t = 0; t < tracks; ++t) h.dropped[t] = h.length[t] - h.count[t];
+      if (const status bad = demoting::start(context, x.pool, x.low, plan, h.dropped, h.dropped[0], constant(d.kept), {h.move.before, tracks, h.move.before_width, h.move.before_width}, h.low_slots, d.demote); !bad) return bad;
     }
-    if (s.value_dim > 0)
-      if (const status bad = gather(context, x, d, plane::values); !bad) return bad;
+    if constexpr (merges) {
+      for (int t = 0; t < tracks; ++t) h.dropped[t] = h.length[t] - h.count[t];
+      if (const status bad = merging::start(context, x.pool, {.tracks = plan, .dropped = h.dropped, .kept = constant(d.kept), .before = {h.move.before, tracks, h.move.before_width, h.move.before_width},
+                                                              .source = constant(d.rows.source), .target = constant(d.rows.target), .thresholds = x.thresholds, .memory = x.gate_memory}, d.merge); !bad)
+        return bad;
+    }
     if constexpr (Scorer::accumulates) {
       if (const status bad = launch<keep_scores_kernel>(context, {.from = constant(x.scores), .kept = constant(d.kept), .tracks = plan, .to = d.scores}); !bad) return bad;
       return launch<copy_scores_kernel>(context, {.from = constant(d.scores), .tracks = plan, .to = {x.scores.data, tracks, d.scores.cols, x.scores.stride}});
@@ -347,27 +348,11 @@ private:
       return {};
     }
   }
-  template <class Context> static status gather(const Context& context, const args& x, const device_plan& d, plane p) {
-    const pool_shape& s = x.pool.shape;
-    const int rows = s.pages * s.page * s.heads_in_page(), words = (p == plane::keys ? s.key_dim : s.value_dim) * int(sizeof(element)) / 4;
-    int* data = reinterpret_cast<int*>(x.pool.planes[int(p)]);
-    const long long distance = static_cast<long long>(rows) * words;
-    return launch<gather_kernel>(context, {.from = {data, s.layers_in_page(), rows, words, distance, words}, .to = {data, s.layers_in_page(), rows, words, distance, words}, .source = d.source.data, .target = d.target.data, .count = d.source.rows * d.source.cols});
-  }
 
   // ---- refusals
   static status check_cache(const args& x) {
-    if (x.cache == nullptr) return {errc::null_pointer, "cache is null: name the cache that holds the sequence", 0, 0};
-    if (!x.cache->is_open(x.sequence)) return {errc::bad_value, "sequence: it is not open in this cache", x.sequence.index, 0};
-    if (!x.cache->is_resident(x.sequence)) return {errc::bad_value, "sequence: it is swapped out: swap it in first", x.sequence.index, 0};
-    const pool_shape& s = x.cache->shape();
-    if (!(x.pool.format == Storage::format)) return {errc::bad_value, "pool: it holds another storage than this compression moves", int(x.pool.format.code), int(Storage::format.code)};
-    if (x.pool.order != Layout::order) return {errc::bad_value, "pool: it has another layout than this compression moves (nhd 0, hnd 1)", int(x.pool.order), int(Layout::order)};
-    if (!(x.pool.shape == s)) return {errc::bad_shape, "pool: it has another shape than the cache was attached with", x.pool.shape.pages, s.pages};
-    if (const status bad = detail::check_pool(x.pool, {"pool: its keys or values have no memory: use make_pool", "pool: its keys and values must begin on multiples of 16 bytes"}); !bad) return bad;
-    if (s.key_dim != D) return {errc::bad_shape, "pool: key_dim must be D", s.key_dim, D};
-    for (const int dim : {s.key_dim, s.value_dim})
-      if (dim * int(sizeof(element)) % 16 != 0) return {errc::misaligned, "pool: a head's key and value must be multiples of 16 bytes, since they move one by one", dim * int(sizeof(element)), 16};
+    if (const status bad = moving::check_pool_of(x.cache, x.sequence, x.pool); !bad) return bad;
+    const pool_shape& s = x.pool.shape;
     if (Scorer::observes && s.layers > 1 && !s.per_layer) return {errc::bad_value, "pool: its layers share pages, so they cannot keep tokens of their own: make it with per_layer", s.layers, 1};
     return {};
   }
@@ -402,9 +387,19 @@ private:
       if (x.kept.cols < most_kept(x)) return {errc::bad_shape, "kept needs most_kept(args) columns", x.kept.cols, most_kept(x)};
       if (x.kept.stride < x.kept.cols) return {errc::bad_shape, "kept: the stride must be at least its columns", x.kept.stride, x.kept.cols};
     }
-    if (const std::size_t need = plan_bytes(x); x.plan.data == nullptr || x.plan.size < need)
-      return {errc::workspace_too_small, "plan is missing, or smaller than plan_bytes(args)", std::int64_t(x.plan.data == nullptr ? 0 : x.plan.size), std::int64_t(need)};
-    if (const auto over = reinterpret_cast<std::uintptr_t>(x.plan.data) % carver::alignment; over != 0) return {errc::misaligned, "plan must begin on a boundary of 256 bytes", std::int64_t(over), 0};
+    if constexpr (demotes) {
+      if (x.budgets != nullptr) return {errc::bad_value, "budgets: tracks demote as many tokens: leave it null", 0, 0};
+      for (int t = 1; t < tracks_of(x); ++t)
+        if (x.cache->tokens(x.sequence, t) != x.cache->tokens(x.sequence, 0)) return {errc::bad_shape, "sequence: tracks demote as many tokens, so they hold as many", x.cache->tokens(x.sequence, t), x.cache->tokens(x.sequence, 0)};
+      if (const status bad = demoting::check(x.pool.shape, x.low, most_dropped(x)); !bad) return bad;
+    }
+    if constexpr (merges) {
+      if (x.thresholds == nullptr) return {errc::null_pointer, "thresholds is null: merging keeps one for each layer, NaN before the first time", 0, x.cache->shape().layer_tracks()};
+      if (!(x.gate_memory >= 0 && x.gate_memory <= 1)) return {errc::bad_value, "gate_memory must be within [0, 1]: what a threshold keeps of itself"};
+      if (longest(x) >= 1 << 24) return {errc::out_of_reach, "a track that is merged has fewer than 2^24 tokens", longest(x), 1 << 24};
+      if (const long long cells = merging::cells(x.cache->shape(), most_kept(x), most_dropped(x)); cells > 2147483647ll) return {errc::out_of_reach, "tracks, heads and tokens of a merge must be fewer than 2^31", cells, 2147483647ll};
+    }
+    if (const status bad = moving::check_plan(x.plan, plan_bytes(x)); !bad) return bad;
     const long long list = static_cast<long long>(tracks_of(x)) * x.cache->shape().heads_in_page() * most_kept(x), reach = static_cast<long long>(tracks_of(x)) * longest(x);
     if (list > 2147483647ll || reach > 2147483647ll) return {errc::out_of_reach, "tracks times tokens must be below 2^31", list > reach ? list : reach, 2147483647ll};
     return {};

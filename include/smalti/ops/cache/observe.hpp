@@ -11,6 +11,13 @@
 #include <smalti/policy/lse.hpp>
 #include <smalti/tile/launch.hpp>
 
+// swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in observe.json)
+// From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
+// agent                                  sm_80  sm_89  sm_90  sm_100  sm_120  tried
+// attention that keys get                32x64  32x64  32x64  16x64   32x64   10
+// attention that keys get, log-sum-exps  32x64  32x64  32x64  16x64   32x64   10
+// swept: end
+
 namespace smalti::inline SMALTI_CODE::cache {
 
 //! Queries of few rows and of many have a shape of their own on the host.

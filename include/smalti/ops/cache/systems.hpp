@@ -28,8 +28,11 @@ template <class T, int D> using tova = compress<T, D, policy::last_query>;
 //! close_ranks; policy::rotate_on_read where keys are stored plain.
 template <class T, int D, int Sinks = 4, class Positions = policy::close_ranks> using streaming_llm = compress<T, D, policy::position_only<Sinks>, policy::uniform, policy::evict<Positions>>;
 
-//! The tokens with the most attention, and more of them in layers whose attention is flat: what D2O keeps. Its merging of evicted tokens into
-//! survivors is not built. Wan et al. 2024, arXiv:2406.13035.
+//! The tokens with the most attention, and more of them in layers whose attention is flat; what goes is merged into what stays and resembles
+//! it. Wan et al. 2024, arXiv:2406.13035.
+template <class T, int D, class Disposition = policy::merge<>> using d2o = compress<T, D, policy::accumulated<policy::over_heads::sum, 4>, policy::variance_softmax, Disposition>;
+
+//! What D2O keeps, without its merging and its sinks.
 template <class T, int D> using d2o_keep = h2o<T, D, policy::variance_softmax>;
 
 }  // namespace smalti::inline SMALTI_CODE::cache

@@ -3,12 +3,27 @@
 #include <smalti/block/gemm/dense.hpp>
 #include <smalti/ops/gemm/order_tuning.hpp>
 
+// swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in grouped_tuning.json)
+// From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
+// agent                          sm_80         sm_89         sm_90         sm_100        sm_120        tried
+// grouped bf16                   64x128x64     64x128x64     128x128x64    128x128x64    64x128x64     10
+// grouped bf16, gathered, gated  64x64x64      64x64x64      128x64x64     128x64x64     64x64x64      10
+// grouped bf16, scattered        64x128x64     64x128x64     128x128x64    128x128x64    64x128x64     10
+// grouped bf16, decode           16x64x128 o2  16x64x128 o2  16x64x128 o2  16x64x128 o2  16x64x128 o2  10
+// grouped depth, bf16            64x128x64     64x128x64     128x128x64    128x128x64    64x128x64     10
+// adapters, shrink               64x16x64      64x16x64      64x16x64      64x16x64      64x16x64      10
+// adapters, shrink, decode       16x16x64      16x16x64      16x16x64      16x16x64      16x16x64      10
+// adapters, expand               64x64x16      64x64x16      64x64x16      64x64x16      64x64x16      10
+// adapters, expand, decode       16x64x16      16x64x16      16x64x16      16x64x16      16x64x16      10
+// swept: end
+
 namespace smalti::inline SMALTI_CODE::gemm {
 
 // With AMX the weights of a group are used where they lie: to pack them costs more than a group's rows are worth. Swept on a Xeon
-// with AMX, one thread, 2048 x 2048 weights, as shares of one dense product of as many operations (medians of 9): 8 groups of 64
-// rows 64x64x1024 0.80, 128x64x2048 0.78; of 128 rows 128x64x2048 0.95, 128x32x2048 0.94, 64x64x1024 0.78; of 256 rows 128x32x2048
-// 0.83, 128x64x2048 0.80, weights packed 0.74; 4 groups of 512 rows 128x32x2048 0.93, packed 0.88.
+// with AMX, one thread, 8 weights of 2048 x 2048 that the third-level cache holds, as shares of one dense product of as many operations in
+// the same run (medians of 15): groups of 64 rows 64x64x2048 0.79 (11.7 GB/s of weights: what one thread reads there), 64x64x1024 by squares
+// of tiles 0.67; of 128 rows 128x64x2048 0.86, 64x64x2048 0.81, by squares 0.79; of 256 rows 128x64x2048 0.83, 64x64x2048 0.87, by squares
+// 0.78, weights packed 0.74. Tiles as deep as K: what is fetched ahead at a tile's end is then the next tile's.
 #if !defined(__CUDACC__)
 template <class T, class Options> constexpr bool streams_weights = std::is_same_v<T, bf16> && Options::a == a_order::m_by_k && Options::b == b_order::n_by_k && SMALTI_DOT_LEVEL == 4;
 #else
@@ -27,13 +42,13 @@ template <class T, bool Pairs, class Options, bool Paged> struct grouped_tuning 
   SMALTI_HD constexpr gemm_tuning operator()(target t, gemm_regime regime) const {
     if constexpr (Paged) {
       const int few = t == target::host ? (regime == gemm_regime::decode ? 2 : 8) : 16, m = regime == gemm_regime::prefill ? 64 : few;
-      if (Options::b == b_order::n_by_k) return t == target::host ? gemm_tuning{.m = m, .n = 16, .k = 1024} : gemm_tuning{.m = m, .n = 16, .k = 128 / int(sizeof(T))};
-      return t == target::host ? gemm_tuning{.m = m, .n = 256, .k = 16} : gemm_tuning{.m = m, .n = 64, .k = 16};
+      if (Options::b == b_order::n_by_k) return {.m = m, .n = 16, .k = t == target::host ? 1024 : 128 / int(sizeof(T))};
+      return {.m = m, .n = t == target::host ? 256 : 64, .k = 16};
     } else {
       gemm_tuning chosen = order_tuning<T, Pairs, Options>{}(t, regime);
       if (t == target::host && streams_weights<T, Options>) {
-        if (regime == gemm_regime::few) return {.m = 64, .n = 64, .k = 1024, .b_left = true};
-        if (regime == gemm_regime::prefill) return {.m = 128, .n = 32, .k = 2048, .b_left = true};
+        if (regime == gemm_regime::few) return {.m = 64, .n = 64, .k = 2048, .b_left = true};
+        if (regime == gemm_regime::prefill) return {.m = 128, .n = 64, .k = 2048, .b_left = true};
       }
       if (t != target::host) chosen.group = 0;      // down all rows of a column: the tiles of one group follow each other
       // Beside 64 x 128 sums sm_80 has no registers for the addresses of gathered rows of k.

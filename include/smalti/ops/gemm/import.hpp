@@ -150,6 +150,17 @@ template <class Format> struct imported_arrays {
     order = q.column_order();
     return {};
   }
+  // The rows of another matrix, below these.
+  status append(const imported_arrays& more) {
+    if (more.order != order) return refuse("import: matrices that are packed below one another have one order of columns");
+    if (mapped) return refuse("import: double quantization counts the groups of one matrix: pack each as a weight of its own");
+    if (number && more.outer != outer) return refuse("import: matrices that are packed below one another have one scale of the tensor");
+    const auto below = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+    below(codes, more.codes), below(zero, more.zero), below(scale_code, more.scale_code), below(minimum_code, more.minimum_code);
+    below(scale, more.scale), below(minimum, more.minimum);
+    if (super) below(outer, more.outer), below(outer_minimum, more.outer_minimum);
+    return {};
+  }
   weight_source source(const io::quantized& q) const {
     const auto data = [](const auto& v) { return v.empty() ? nullptr : v.data(); };
     return {.codes = data(codes), .stride = q.k, .n = int(q.n), .k = int(q.k), .order = data(order), .scale = data(scale), .zero = data(zero), .minimum = data(minimum),
@@ -189,19 +200,61 @@ template <class Weight> status pack_imported(const Weight& w, const io::quantize
   return pack(w, arrays.source(q), expert, memory.empty() ? nullptr : memory.data());
 }
 
-//! FP8 weights as gemm::quantized multiplies them: a matrix as the checkpoint has it, scales as K / GroupK x N / GroupN beside it.
-template <class Format> using imported_matrix = matrix_weight<typename Format::codec::storage, typename Format::scales>;
+//! The same for `count` matrices of one k, the rows of each below those of the one before it: q, k and v of a layer as one product. A
+//! pointer to each.
+//! @note  errors: also bad_shape and bad_value where they cannot lie under one set of scales: another k, another order of columns, another scale of
+//!        the tensor, double quantization
+template <class Weight> status pack_imported(const Weight& w, const io::quantized* const* parts, int count, int expert = 0) {
+  if (parts == nullptr || count < 1) return {errc::null_pointer, "import: parts needs at least one matrix", count, 1};
+  io::quantized shape;
+  shape.n = 0, shape.k = parts[0]->k;
+  detail::imported_arrays<typename Weight::format> arrays;
+  for (int i = 0; i < count; ++i) {
+    if (parts[i]->k != shape.k) return {errc::bad_shape, "import: matrices that are packed below one another have one k", parts[i]->k, shape.k};
+    detail::imported_arrays<typename Weight::format> more;
+    if (const status bad = i == 0 ? arrays.take(*parts[i]) : more.take(*parts[i]); !bad) return bad;
+    if (i > 0)
+      if (const status bad = arrays.append(more); !bad) return bad;
+    shape.n += parts[i]->n;
+  }
+  std::vector<std::uint8_t> memory(packing_bytes<Weight>(int(shape.k)));
+  return pack(w, arrays.source(shape), expert, memory.empty() ? nullptr : memory.data());
+}
+
+namespace detail {
+// Formats whose scales a block-scaled product takes as they are.
+template <class Format> constexpr bool takes_block_scales = std::is_same_v<typename Format::scales::element, e8m0> || std::is_same_v<typename Format::scales::element, fp8_e4m3>;
+template <class Format> constexpr auto matrix_kind_of() {
+  using s = typename Format::scales;
+  using code = typename Format::codec::storage;
+  if constexpr (takes_block_scales<Format>) return std::type_identity<block_scaled_weight<std::conditional_t<std::is_same_v<code, e2m1>, e2m1x2, code>, typename s::element, s::group_k, typename s::second>>{};
+  else return std::type_identity<matrix_weight<code, s>>{};
+}
+}  // namespace detail
+
+//! Weights as gemm::quantized multiplies them where they are not packed: FP8 matrices as the checkpoint has them, scales as K / GroupK x N / GroupN
+//! beside them (matrix_weight); MXFP8, MXFP4 and NVFP4 with scales N x K / group (block_scaled_weight).
+template <class Format> using imported_matrix = typename decltype(detail::matrix_kind_of<Format>())::type;
 
 namespace detail {
 template <class Format> imported_matrix<Format> matrix_over(void* memory, int n, int k, std::size_t& used) {
-  using code = typename Format::codec::storage;
-  static_assert(sizeof(code) == 1 && std::is_same_v<typename Format::scales::element, float> && Format::scales::zero == policy::zero_point::none,
-                "smalti: matrices of a checkpoint are multiplied as they lie where they are fp8 under float scales: pack_imported for others");
-  const int wide = round_up(k, step_of<code>), rows = Format::scales::rows(k), cols = Format::scales::cols(n), stride = round_up(cols, step_of<float>);
+  using code = std::remove_const_t<typename decltype(imported_matrix<Format>::matrix)::element>;
   carver c{static_cast<std::byte*>(memory)};
   imported_matrix<Format> w;
-  w.matrix = {c.take<code>(std::size_t(n) * std::size_t(wide)), n, k, wide};
-  w.scales.scale = {c.take<float>(std::size_t(rows) * std::size_t(stride)), rows, cols, stride};
+  if constexpr (takes_block_scales<Format>) {
+    using scale = std::remove_const_t<typename decltype(w.scales)::element>;
+    static_assert((std::is_same_v<code, e2m1x2> || std::is_same_v<code, fp8_e4m3> || std::is_same_v<code, fp8_e5m2>) && Format::scales::group_n == 1, "smalti: block-scaled products take codes of e2m1, fp8_e4m3 or fp8_e5m2: pack_imported for others");
+    const int columns = ceil_div(k, codes_in<code>), wide = round_up(columns, step_of<code>), groups = round_up(Format::scales::rows(k), step_of<scale>);
+    w.matrix = {c.take<code>(std::size_t(n) * std::size_t(wide)), n, columns, wide};
+    w.scales = {c.take<scale>(std::size_t(n) * std::size_t(groups)), n, groups, groups};
+    if constexpr (!std::is_same_v<typename Format::scales::second, policy::one_level>) w.tensor = c.take<float>(1);
+  } else {
+    static_assert(sizeof(code) == 1 && std::is_same_v<typename Format::scales::element, float> && Format::scales::zero == policy::zero_point::none,
+                  "smalti: matrices of a checkpoint are multiplied as they lie where they are fp8 under float scales, or block-scaled: pack_imported for others");
+    const int wide = round_up(k, step_of<code>), rows = Format::scales::rows(k), cols = Format::scales::cols(n), stride = round_up(cols, step_of<float>);
+    w.matrix = {c.take<code>(std::size_t(n) * std::size_t(wide)), n, k, wide};
+    w.scales.scale = {c.take<float>(std::size_t(rows) * std::size_t(stride)), rows, cols, stride};
+  }
   used = c.used;
   return w;
 }
@@ -214,7 +267,7 @@ template <class Format> std::size_t matrix_bytes(int n, int k) {
   return used;
 }
 
-//! Copies an imported FP8 matrix and its scales into memory of matrix_bytes<Format>(n, k) bytes, and makes the view that gemm::quantized takes.
+//! Copies an imported matrix and its scales into memory of matrix_bytes<Format>(n, k) bytes, and makes the view that gemm::quantized takes.
 //! @note  errors and values: as pack_imported; `to` is as it was after a refusal
 template <class Format> status copy_imported(imported_matrix<Format>& to, void* memory, const io::quantized& q) {
   detail::imported_arrays<Format> arrays;
@@ -225,12 +278,25 @@ template <class Format> status copy_imported(imported_matrix<Format>& to, void* 
   std::size_t used = 0;
   const imported_matrix<Format> w = detail::matrix_over<Format>(memory, n, k, used);
   std::memset(memory, 0, used);
-  auto* const codes = reinterpret_cast<std::uint8_t*>(const_cast<typename Format::codec::storage*>(w.matrix.data));
-  for (int j = 0; j < n; ++j) std::memcpy(codes + std::size_t(j) * std::size_t(w.matrix.stride), arrays.codes.data() + std::size_t(j) * std::size_t(k), std::size_t(k));
-  float* const scales = const_cast<float*>(w.scales.scale.data);
-  const int rows = w.scales.scale.rows, cols = w.scales.scale.cols;
-  for (int j = 0; j < cols; ++j)
-    for (int g = 0; g < rows; ++g) scales[std::size_t(g) * std::size_t(w.scales.scale.stride) + std::size_t(j)] = arrays.scale[std::size_t(j) * std::size_t(rows) + std::size_t(g)];
+  auto* const codes = reinterpret_cast<std::uint8_t*>(const_cast<std::remove_const_t<typename decltype(w.matrix)::element>*>(w.matrix.data));
+  for (int j = 0; j < n; ++j) {
+    const std::uint8_t* const from = arrays.codes.data() + std::size_t(j) * std::size_t(k);
+    std::uint8_t* const at = codes + std::size_t(j) * std::size_t(w.matrix.stride);
+    if constexpr (codes_in<std::remove_const_t<typename decltype(w.matrix)::element>> == 1) std::memcpy(at, from, std::size_t(k));
+    else
+      for (int c = 0; c < k; ++c) at[c / 2] = std::uint8_t(at[c / 2] | from[c] << (c % 2 * 4));
+  }
+  if constexpr (detail::takes_block_scales<Format>) {
+    auto* const scales = reinterpret_cast<std::uint8_t*>(const_cast<std::remove_const_t<typename decltype(w.scales)::element>*>(w.scales.data));
+    const int groups = Format::scales::rows(k);
+    for (int j = 0; j < n; ++j) std::memcpy(scales + std::size_t(j) * std::size_t(w.scales.stride), arrays.scale_code.data() + std::size_t(j) * std::size_t(groups), std::size_t(groups));
+    if constexpr (arrays.number) *const_cast<float*>(w.tensor) = arrays.outer[0];
+  } else {
+    float* const scales = const_cast<float*>(w.scales.scale.data);
+    const int rows = w.scales.scale.rows, cols = w.scales.scale.cols;
+    for (int j = 0; j < cols; ++j)
+      for (int g = 0; g < rows; ++g) scales[std::size_t(g) * std::size_t(w.scales.scale.stride) + std::size_t(j)] = arrays.scale[std::size_t(j) * std::size_t(rows) + std::size_t(g)];
+  }
   to = w;
   return {};
 }

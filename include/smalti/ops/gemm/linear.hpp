@@ -3,13 +3,16 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <type_traits>
 #include <smalti/block/gemm/activations.hpp>
 #include <smalti/block/gemm/linear.hpp>
 #include <smalti/core/determinism.hpp>
+#include <smalti/core/packed.hpp>
 #include <smalti/core/segments.hpp>
 #include <smalti/core/status.hpp>
 #include <smalti/core/workspace.hpp>
+#include <smalti/ops/gemm/grouped_check.hpp>
 #include <smalti/ops/gemm/linear_check.hpp>
 #include <smalti/ops/gemm/linear_tuning.hpp>
 #include <smalti/ops/gemm/packed_weight.hpp>
@@ -83,6 +86,34 @@ template <class X, int Group, class Scales> struct matrix_kind {
   static int outputs(const weight& w) { return w.matrix.rows; }
 };
 
+// Codes under scales of groups of k on both sides, multiplied as they lie.
+template <class Tokens, class Format> struct block_scaled_kind {
+  using x = typename Tokens::code;
+  using operand = std::conditional_t<std::is_same_v<x, e2m1x2>, e2m1, x>;
+  using second = typename Format::scales::second;
+  using scale = typename Tokens::scale;
+  using block_scale = typename stored_as<scale>::type;
+  using weight = block_scaled_weight<x, scale, Tokens::group, second>;
+  using source = block_scaled_weights<x, scale, Tokens::group, second>;
+  static constexpr bool sums = false, own_sums = false, given_scales = false, given_sums = false, has_order = false;
+  using factors = block_factors<scale, source::has_number>;
+  static constexpr int sum_group = 0, scale_group = Tokens::group;
+  static constexpr double bytes_of_weight = (8.0 * sizeof(x) / codes_in<x> + 8.0 / Tokens::group) / 8;
+  static source source_of(const weight& w) { return {w.matrix, w.scales, w.tensor}; }
+  static const int* order_of(const weight&) { return nullptr; }
+  static int outputs(const weight& w) { return w.matrix.rows; }
+};
+template <class Kind> constexpr bool is_block_scaled = requires { typename Kind::block_scale; };
+// The scales of activations: floats as quantize::tokens writes them, stored scales, or none.
+template <class Kind> constexpr auto kind_of_scales() {
+  if constexpr (is_block_scaled<Kind>) return std::type_identity<view<const typename Kind::block_scale>>{};
+  else return std::type_identity<optional_member<Kind::given_scales, view<const float, 1>, 1>>{};
+}
+template <class Kind> constexpr bool has_tensor_scales() {
+  if constexpr (is_block_scaled<Kind>) return Kind::source::has_number;
+  else return false;
+}
+
 template <class Agent> struct one_kernel {
   using arguments = std::remove_cvref_t<decltype(Agent::a)>;
   template <target> using agent = Agent;
@@ -90,30 +121,34 @@ template <class Agent> struct one_kernel {
 
 }  // namespace detail
 
-template <class Kind, class Epilogue, class Y, class Options, bool Grouped> struct linear_op {
+template <class Kind, class Epilogue, class Y, class Options, bool Grouped, bool AlongK = false> struct linear_op {
   static_assert(float_result<Y>, "smalti: Y of a linear operation is float, bf16, fp16, fp8_e4m3 or fp8_e5m2");
   static_assert(policy::explain_epilogue<Epilogue>());
   static_assert(Options::level != determinism::gpu_to_gpu, "smalti: gpu_to_gpu needs results that are exact: the sums of scaled groups are floats. Use run_to_run");
   static_assert(Grouped || (!Options::gathers && !Options::scatters), "smalti: rows are gathered and scattered by the grouped forms only");
-  static_assert(!(Options::gathers && Kind::given_scales), "smalti: quantized activations are not gathered: gather the rows before they are quantized");
+  static_assert(!AlongK || (!Options::split_k && !Options::gathers && !Options::scatters), "smalti: a product in groups along k takes its parts of K from the segments: no splits, no gathered or scattered rows");
+  static_assert(!(AlongK && Kind::given_sums && Kind::sum_group == 0), "smalti: zero points of whole rows want the sums of each segment's activations: take scales of groups, or 16-bit activations");
+  static_assert(!AlongK || codes_in<typename Kind::x> == 1, "smalti: groups along k are not taken of two codes a byte: quantize to fp8, or use gemm::weight_only's form");
+  static_assert(!(Options::gathers && (Kind::given_scales || detail::is_block_scaled<Kind>)), "smalti: quantized activations are not gathered: gather the rows before they are quantized");
 
   using x_type = typename Kind::x;
   using weight_type = typename Kind::weight;
   using source_type = typename Kind::source;
   using offset = typename Options::offset;
   static constexpr bool pairs = policy::takes_pairs<Epilogue>;
-  static_assert(!pairs || requires { typename weight_type::layout; }, "smalti: a gated epilogue takes packed weights here: gemm::dense for others");
+  static_assert(!pairs || detail::is_block_scaled<Kind> || requires { typename weight_type::layout; }, "smalti: a gated epilogue takes packed weights here: gemm::dense for others");
   template <class T> static constexpr int step = Options::any_width ? 1 : step_of<T>;
 
   struct args {
     view<const x_type, step<x_type>> x = {};                                         //!< M x K
-    optional_member<Kind::given_scales, view<const float, 1>, 1> x_scales = {};      //!< K / group x M, as quantize::tokens writes them
+    typename decltype(detail::kind_of_scales<Kind>())::type x_scales = {};           //!< as quantize::tokens writes them: floats K / group x M; of block-scaled products M x K / group
+    optional_member<detail::has_tensor_scales<Kind>(), const float*, 8> x_tensor = {};   //!< NVFP4: the scale of all of x, where the work runs
     optional_member<Kind::given_sums, view<const float, 1>, 2> x_sums = {};          //!< K / (the weight's group) x M: sums of the decoded activations
     weight_type w = {};
     optional_member<pairs, weight_type, 3> up = {};                                  //!< gated epilogues: w is the gate's weight, this the other one
-    view<Y, step<Y>> y = {};                                                         //!< M x N
-    optional_member<Grouped, segments<offset>, 4> rows = {};                         //!< row r belongs to the weight whose segment it is in
-    optional_member<Grouped, const offset*, 7> end = {};                             //!< null, or one past the last row in use of each segment: the rest is padding, neither read nor written
+    std::conditional_t<AlongK, stack<Y, step<Y>>, view<Y, step<Y>>> y = {};          //!< M x N; of groups along k one for each segment
+    optional_member<Grouped || AlongK, segments<offset>, 4> rows = {};               //!< row r belongs to the weight whose segment it is in; along k: column k of x and w to the result whose
+    optional_member<Grouped || AlongK, const offset*, 7> end = {};                   //!< null, or one past the last row (column) in use of each segment: the rest is padding, neither read nor written
     optional_member<Options::gathers, view<const int, 1>, 5> source = {};            //!< one column
     optional_member<Options::scatters, view<const int, 1>, 6> target = {};
     int splits = 1;                                                                  //!< parts of K, for linear_options::split_k; see suggest_splits
@@ -137,7 +172,7 @@ template <class Kind, class Epilogue, class Y, class Options, bool Grouped> stru
     static_assert(explain_context<Context>());
     if constexpr (runs_here<Context>) {
       if (const status bad = first_of([&] { return check(context, x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
-      if (grouped_rows(x) == 0 || x.y.cols == 0) return {};
+      if (grouped_rows(x) == 0 || x.y.cols == 0 || layers(x) == 0) return {};
       return in_regime<Context>(x, [&](auto regime) { return start<regime.value>(context, x, memory); });
     } else {
       return check(context, x);
@@ -152,7 +187,7 @@ template <class Kind, class Epilogue, class Y, class Options, bool Grouped> stru
   template <class Context> static int suggest_splits(const Context& context, const args& x) {
     static_assert(explain_context<Context>());
     return in_regime<Context>(x, [&](auto regime) {
-      const int most = ceil_div(x.x.cols, 512);
+      const int most = ceil_div(depth_of(x), 512);
       if (Options::batch_invariant) return most < 1 ? 1 : most < 8 ? most : 8;
       int best = 1;
       for (const int splits : {2, 3, 4, 6, 8, 12, 16})
@@ -162,7 +197,7 @@ template <class Kind, class Epilogue, class Y, class Options, bool Grouped> stru
   }
 
   // ---- what a launch names: kernels are not for callers
-  using rows_type = std::conditional_t<!Grouped, one_matrix, groups_of_rows<Options::gathers, Options::scatters>>;
+  using rows_type = std::conditional_t<AlongK, groups_of_depth<offset, false>, std::conditional_t<!Grouped, one_matrix, groups_of_rows<Options::gathers, Options::scatters>>>;
   using problem = linear_problem<x_type, typename Kind::operand, source_type, typename Kind::factors, Y, Epilogue, rows_type, Options::split_k, step<x_type>, step<Y>>;
   using sum = typename problem::sum;
   template <class Selector, gemm_regime Regime> struct kernel {
@@ -173,7 +208,8 @@ template <class Kind, class Epilogue, class Y, class Options, bool Grouped> stru
     SMALTI_HD constexpr linear_tuning operator()(target t, gemm_regime) const { return Selector{}(t, gemm_regime::prefill); }
   };
   template <class Context> struct selector_for {
-    using given = typename selector_of<Context, default_linear_tuning<typename Kind::operand, pairs, problem::chunk>>::type;
+    using fallback = std::conditional_t<detail::is_block_scaled<Kind>, block_scaled_tuning<typename Kind::operand, pairs>, default_linear_tuning<typename Kind::operand, pairs, problem::chunk>>;
+    using given = typename selector_of<Context, fallback>::type;
     static_assert(explain_linear_selector<given>());
     using type = std::conditional_t<Options::batch_invariant, invariant<given>, given>;
   };
@@ -182,8 +218,13 @@ private:
   static constexpr int prepass_rows = 16, prepass_columns = 64;
   using gather_agent = gather_columns<x_type, step<x_type>, prepass_rows, prepass_columns>;
   static constexpr int sum_width = Kind::sum_group == 0 ? 64 : Kind::sum_group % 64 == 0 ? 64 : Kind::sum_group % 32 == 0 ? 32 : 16;
+  static constexpr int step_k = source_type::depth * source_type::tiles;      // of packed weights: the only ones with sums
+  using rows_of_segments = segment_rows<Kind::sum_group, step_k>;
+  using segment_agent = std::conditional_t<Kind::given_sums, given_segment_sums<Kind::sum_group, step_k, offset, prepass_columns>,
+                                           segment_sums<x_type, step<x_type>, Kind::sum_group, step_k, offset, prepass_rows, sum_width>>;
   template <int Step> using sums_agent = group_sums<x_type, Step, Kind::sum_group, prepass_rows, sum_width, Options::gathers>;
 
+  static int depth_of(const args& x) { return x.x.cols * codes_in<x_type>; }
   // Rows that are multiplied: those of the groups, or of x.
   static int grouped_rows(const args& x) {
     if constexpr (Options::gathers) return x.source.rows;
@@ -194,16 +235,23 @@ private:
     else return 1;
   }
   static policy::result_matrix result_of_y(const args& x) {
-    const detail::bytes y = detail::bytes_of(x.y, 1, 0);
+    const detail::bytes y = detail::bytes_of(matrix_of(x), 1, 0);
     return {x.y.rows, x.y.cols, y.first, y.last, static_cast<long long>(x.y.stride) * static_cast<long long>(sizeof(Y))};
+  }
+  // The result, or the first of those of groups along k.
+  static view<Y, step<Y>> matrix_of(const args& x) { return {x.y.data, x.y.rows, x.y.cols, x.y.stride}; }
+  static int layers(const args& x) {
+    if constexpr (AlongK) return x.rows.count;
+    else return 1;
   }
   static bool reorders(const args& x) { return Kind::has_order && Kind::order_of(x.w) != nullptr; }
 
   template <class Context> static status check_args(const Context& context, const args& x) {
-    if (const status bad = first_of([&] { return detail::check_x(x.x); }, [&] { return detail::check_y(x.y); }, [&] { return detail::check_weight(x.w, x.x.cols, x.y.cols); }); !bad) return bad;
+    if (const status bad = first_of([&] { return detail::check_x(x.x); }, [&] { return detail::check_y(matrix_of(x)); }, [&] { return detail::check_weight(x.w, depth_of(x), x.y.cols); }); !bad) return bad;
     if constexpr (pairs) {
-      if (const status bad = detail::check_weight(x.up, x.x.cols, x.y.cols); !bad) return bad;
-      if (reorders(x) && x.up.order != x.w.order) return {errc::bad_value, "up and w must share one order of columns: pack them as one"};
+      if (const status bad = detail::check_weight(x.up, depth_of(x), x.y.cols); !bad) return bad;
+      if constexpr (Kind::has_order)
+        if (reorders(x) && x.up.order != x.w.order) return {errc::bad_value, "up and w must share one order of columns: pack them as one"};
     }
     const int rows = grouped_rows(x);
     if constexpr (Options::gathers) {
@@ -224,9 +272,25 @@ private:
       if constexpr (is_host<Context>)
         if (const status bad = check_segments(x.rows, rows); !bad) return bad;
     }
+    if constexpr (AlongK) {
+      if (const status bad = first_of([&] { return detail::check_stack<"y">(x.y, rows, x.y.cols); }, [&] { return detail::check_groups<is_host<Context>>(x.rows, x.end, depth_of(x)); }); !bad) return bad;
+      if (x.y.count < x.rows.count) return {errc::bad_shape, "y needs a matrix for each segment", x.y.count, x.rows.count};
+      if (x.y.count > 1 && x.y.rows > 0 && x.y.distance < static_cast<long long>(x.y.rows - 1) * x.y.stride + x.y.cols) return {errc::aliased, "y.distance: the matrices of y must not overlap", x.y.distance, static_cast<long long>(x.y.rows) * x.y.stride};
+      if (reorders(x)) return {errc::bad_value, "w is packed with an order of columns: segments along k are those of x and w as they lie"};
+      if constexpr (is_host<Context> && Kind::given_sums && Kind::sum_group > 0)
+        for (int e = 0; e < x.rows.count; ++e)
+          for (const auto at : {x.rows.first(e), x.end != nullptr ? x.end[e] : x.rows.last(e)})
+            if (at % Kind::sum_group != 0 && at != offset(depth_of(x))) return {errc::bad_value, "segments along k must hold whole groups where x_sums are given: the sums are of whole groups", std::int64_t(at), Kind::sum_group};
+    }
     if constexpr (Kind::given_scales)
       if (const status bad = detail::check_factors(x.x_scales, Kind::factors::group == 0 ? 1 : ceil_div(x.x.cols, Kind::factors::group == 0 ? 1 : Kind::factors::group), x.x.rows,
                                                    "x_scales is null", "x_scales needs a row for each group of K and a column for each row of x"); !bad) return bad;
+    if constexpr (detail::is_block_scaled<Kind>) {
+      if (const status bad = detail::check_block_scales(x.x_scales, x.x.rows, ceil_div(depth_of(x), Kind::scale_group), "x_scales is null", "x_scales needs a row for each row of x and a column for each group of K",
+                                                        "x_scales: base, width and stride must be multiples of 16 bytes: quantize::tokens fills columns up to it with zeros"); !bad) return bad;
+      if constexpr (detail::has_tensor_scales<Kind>())
+        if (x.x_tensor == nullptr && x.x.rows > 0) return {errc::null_pointer, "x_tensor is null: this format has a scale for the whole of x"};
+    }
     if constexpr (Kind::given_sums)
       if (const status bad = detail::check_factors(x.x_sums, Kind::sum_group == 0 ? 1 : ceil_div(x.x.cols, Kind::sum_group == 0 ? 1 : Kind::sum_group), x.x.rows,
                                                    "x_sums is null: weights with zero points or minima need the sums of the activations", "x_sums needs a row for each of the weight's groups of K and a column for each row of x"); !bad) return bad;
@@ -235,9 +299,13 @@ private:
     if (!Options::split_k && x.splits > 1) return {errc::bad_value, "splits needs linear_options::split_k", x.splits, 1};
     if (x.splits > 256) return {errc::bad_value, "splits must be at most 256: more cost more than they gain", x.splits, 256};
     if constexpr (!is_host<Context>)
-      if (detail::beyond_reach(x.x) || detail::beyond_reach(x.y))
+      if (detail::beyond_reach(x.x) || detail::beyond_reach(matrix_of(x)))
         return {errc::out_of_reach, "x and y must have fewer than 2^31 elements on a GPU: call with fewer rows at a time", static_cast<long long>(x.x.rows) * x.x.stride, 2147483647ll};
-    if (detail::overlap(x.y, x.x)) return {errc::aliased, "y must not overlap x: blocks read x while others write y"};
+    const detail::bytes written = [&] {
+      if constexpr (AlongK) return detail::bytes_of(matrix_of(x), x.y.count, x.y.distance);
+      else return detail::bytes_of(x.y, 1, 0);
+    }();
+    if (written.meets(detail::bytes_of(x.x, 1, 0))) return {errc::aliased, "y must not overlap x: blocks read x while others write y"};
     static_cast<void>(context);
     return {};
   }
@@ -263,8 +331,8 @@ private:
   }
   template <gemm_regime Regime, class Context> static linear_plan plan_with(const Context& context, const args& x, int splits) {
     const linear_tuning t = tuning_of(context, Regime);
-    const long long tiles = static_cast<long long>(row_tiles(x, t)) * ceil_div(x.y.cols, t.n);
-    const double m = grouped_rows(x), n = x.y.cols, k = x.x.cols, weights = Kind::bytes_of_weight * (pairs ? 2 : 1), width = sizeof(x_type);
+    const long long tiles = static_cast<long long>(row_tiles(x, t)) * ceil_div(x.y.cols, t.n) * (AlongK ? layers(x) : 1);
+    const double m = grouped_rows(x), n = x.y.cols, k = depth_of(x), weights = Kind::bytes_of_weight * (pairs ? 2 : 1), width = double(sizeof(x_type)) / codes_in<x_type>;
     const int p = processors(base_of(context)) * t.occupancy;
     return {Regime, t, splits, tiles * splits, double(tiles) * splits / (p < 1 ? 1 : p), n * k * weights * groups_of(x) + m * k * width + m * n * double(sizeof(Y)), 2 * m * n * k * (pairs ? 2 : 1),
             cost_of(target_for(base_of(context)), p, tiles, splits, k * (t.n * weights + t.m * width), 2.0 * t.m * t.n * k * (pairs ? 2 : 1), double(t.m) * t.n * (pairs ? 2 : 1))};
@@ -281,9 +349,14 @@ private:
   };
   static int packed_columns(const args& x) {
     if constexpr (Kind::has_order) return x.w.packed_k;
-    else return x.x.cols;
+    else return depth_of(x);
   }
   static int sum_groups(const args& x) { return Kind::sum_group == 0 ? 1 : ceil_div(packed_columns(x), Kind::sum_group == 0 ? 1 : Kind::sum_group); }
+  static constexpr bool makes_sums = Kind::own_sums || (AlongK && Kind::given_sums);
+  static int rows_of_sums(const args& x) {
+    if constexpr (AlongK) return rows_of_segments::rows(sum_groups(x), layers(x));
+    else return sum_groups(x);
+  }
   template <gemm_regime Regime, class Context> static memory_plan lay_out(const Context& context, const args& x, std::byte* base) {
     const linear_tuning t = tuning_of(context, Regime);
     const std::size_t tiles = std::size_t(row_tiles(x, t)) * ceil_div(x.y.cols, t.n);
@@ -293,7 +366,7 @@ private:
       p.gathered_stride = round_up(packed_columns(x), step_of<x_type>);
       p.gathered = carve.take<x_type>(std::size_t(x.x.rows) * p.gathered_stride);
     }
-    if (Kind::own_sums) p.sums = carve.take<float>(std::size_t(sum_groups(x)) * grouped_rows(x));
+    if (makes_sums) p.sums = carve.take<float>(std::size_t(rows_of_sums(x)) * grouped_rows(x));
     if (Grouped) p.tiles = carve.take<int>(std::size_t(3) * row_tiles(x, t));
     if constexpr (Options::split_k) {
       p.partial = carve.take<sum>(tiles * t.m * t.n * x.splits * (pairs ? 2 : 1));
@@ -321,12 +394,22 @@ private:
         a.x = {p.gathered, x.x.rows, packed_columns(x), p.gathered_stride};
       }
     if constexpr (Kind::given_scales) a.factors.scales = x.x_scales;
+    if constexpr (detail::is_block_scaled<Kind>) a.factors.block_scales = x.x_scales;
+    if constexpr (detail::has_tensor_scales<Kind>()) a.factors.tensor = x.x_tensor;
     if constexpr (Kind::given_sums) a.factors.sums = x.x_sums;
-    if constexpr (Kind::own_sums) {
-      const view<float, 1> sums{p.sums, sum_groups(x), grouped_rows(x), grouped_rows(x)};
-      typename sums_agent<step<x_type>>::arguments s{a.x, sums};
-      if constexpr (Options::gathers) s.source = x.source;
-      if (const status bad = launch<detail::one_kernel<sums_agent<step<x_type>>>>(base, s); !bad) return bad;
+    if constexpr (makes_sums) {
+      const view<float, 1> sums{p.sums, rows_of_sums(x), grouped_rows(x), grouped_rows(x)};
+      if constexpr (AlongK) {
+        const auto from = [&] {
+          if constexpr (Kind::given_sums) return x.x_sums;
+          else return a.x;
+        }();
+        if (const status bad = launch<detail::one_kernel<segment_agent>>(base, {from, sums, x.rows.offsets, x.end != nullptr ? x.end : x.rows.offsets + 1, x.rows.count}); !bad) return bad;
+      } else {
+        typename sums_agent<step<x_type>>::arguments s{a.x, sums};
+        if constexpr (Options::gathers) s.source = x.source;
+        if (const status bad = launch<detail::one_kernel<sums_agent<step<x_type>>>>(base, s); !bad) return bad;
+      }
       a.factors.sums = {p.sums, sums.rows, sums.cols, sums.stride};
     }
     if constexpr (Grouped) {
@@ -339,11 +422,15 @@ private:
     }
     a.weights = Kind::source_of(x.w);
     if constexpr (pairs) a.up = Kind::source_of(x.up);
-    a.y = x.y;
+    a.y = matrix_of(x);
+    if constexpr (AlongK) {
+      a.stacked = {x.rows.count, x.y.distance};
+      a.rows.first = x.rows.offsets, a.rows.last = x.end != nullptr ? x.end : x.rows.offsets + 1;
+    }
     a.partial = {p.partial, 0, 0, 0};
     a.arrived = p.arrived;
     a.splits = x.splits;
-    const int steps = linear_agent<selector{}(is_host<Context> ? target::host : target::sm80, Regime), problem>::steps(a.x.cols);
+    const int steps = linear_agent<selector{}(is_host<Context> ? target::host : target::sm80, Regime), problem>::steps(problem::depth_of(a.x));
     a.steps_per_split = ceil_div(steps, x.splits);
     a.epilogue = x.epilogue;
     return launch<kernel<selector, Regime>>(base, a);

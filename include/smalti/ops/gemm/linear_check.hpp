@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <type_traits>
 #include <smalti/block/gemm/linear.hpp>
+#include <smalti/core/packed.hpp>
 #include <smalti/core/segments.hpp>
 #include <smalti/core/status.hpp>
 #include <smalti/ops/gemm/check.hpp>
@@ -15,6 +16,16 @@ template <class W, class Scales> struct matrix_weight {
   view<const W> matrix = {};
   int experts = 1;
   scale_arrays<Scales> scales = {};
+};
+
+//! A weight N x K of codes under scales for groups of k, both as checkpoints have them (MXFP8, MXFP4, NVFP4 as block-scaled products
+//! take them). `matrix` has K columns of fp8, or K / 2 of e2m1x2; `scales` K / group columns, or more: up to a whole number of 16
+//! bytes a GPU reads them, so they hold no NaN there (zeros will do). Matrices and scales of experts follow each other.
+template <class W, class Scale, int Group, class Second> struct block_scaled_weight {
+  view<const W> matrix = {};
+  view<const typename detail::stored_as<Scale>::type> scales = {};
+  int experts = 1;
+  optional_member<!std::is_same_v<Second, policy::one_level>, const float*, 1> tensor = {};      //!< the tensor's scale of each expert
 };
 
 namespace detail {
@@ -67,6 +78,28 @@ template <class W, class Scales> status check_weight(const matrix_weight<W, Scal
   if (s.cols < Scales::cols(n)) return {errc::bad_shape, "w.scales.scale needs a column for each group of N", s.cols, Scales::cols(n)};
   if (s.stride < s.cols) return {errc::bad_shape, "w.scales.scale: stride must be at least the columns", s.stride, s.cols};
   return {};
+}
+
+template <class T> status check_block_scales(const view<const T>& s, int rows, int groups, const char* null, const char* shape, const char* aligned) {
+  if (rows == 0 || groups == 0) return {};
+  if (s.data == nullptr) return {errc::null_pointer, null};
+  if (s.rows < rows) return {errc::bad_shape, shape, s.rows, rows};
+  if (s.cols < groups) return {errc::bad_shape, shape, s.cols, groups};
+  if (s.stride < s.cols) return {errc::bad_shape, shape, s.stride, s.cols};
+  if (reinterpret_cast<std::uintptr_t>(s.data) % 16 != 0 || s.cols % 16 != 0 || (s.rows > 1 && s.stride % 16 != 0)) return {errc::misaligned, aligned, s.cols % 16 != 0 ? s.cols : s.stride, round_up(s.cols, 16)};
+  return {};
+}
+template <class W, class Scale, int Group, class Second> status check_weight(const block_scaled_weight<W, Scale, Group, Second>& w, int k, int n) {
+  if (const status bad = check_matrix(w.matrix, 1, 0, "w is null", "w: extents must not be negative", "w: stride must be at least the columns", "w: the base must be a multiple of 16 bytes",
+                                      "w: stride must be a multiple of 16 bytes", "w: columns (K, or K / 2 pairs of e2m1) must be a multiple of 16 bytes: pad the weight", "w"); !bad)
+    return bad;
+  if (w.experts < 0) return {errc::bad_shape, "w: experts must not be negative", w.experts, 0};
+  if (w.matrix.cols * codes_in<W> != k) return {errc::bad_shape, "x needs as many columns as w has (K)", k, w.matrix.cols * codes_in<W>};
+  if (w.matrix.rows != n) return {errc::bad_shape, "w: its rows (N) must be the columns of y", w.matrix.rows, n};
+  if constexpr (!std::is_same_v<Second, policy::one_level>)
+    if (w.tensor == nullptr && n > 0 && k > 0) return {errc::null_pointer, "w.tensor is null: this format has a scale for the whole tensor"};
+  return check_block_scales(w.scales, n, ceil_div(k, Group), "w.scales is null", "w.scales needs a row for each output and a column for each group of K",
+                            "w.scales: base, width and stride must be multiples of 16 bytes: pad its columns with zeros");
 }
 
 template <class A, class B> bool overlap(const A& a, const B& b) { return bytes_of(a, 1, 0).meets(bytes_of(b, 1, 0)); }

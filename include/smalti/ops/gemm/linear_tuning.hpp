@@ -14,15 +14,15 @@
 // swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in linear_tuning.json)
 // From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
 // agent                              sm_80      sm_89      sm_90       sm_100      sm_120              tried
-// w4a16, decode                      16x128x64  16x128x64  16x128x64   16x128x64   16x128x64           5
-// w4a16                              64x64x64   64x64x64   64x128x64   64x128x64   64x64x64            5
-// w4a16, groups of rows              64x64x64   64x64x64   64x128x64   64x128x64   64x64x64            5
-// w4a16, groups, gather and scatter  64x64x64   64x64x64   64x128x64   64x128x64   64x64x64 stack 32   5
-// q4_k, decode                       16x64x64   16x64x64   16x64x64    16x64x64    16x64x64 stack 112  10
-// mxfp4                              32x64x64   32x64x64   64x64x64    64x64x64    64x64x64            7
-// w4a8                               32x64x128  32x64x128  64x64x128   64x64x128   64x64x128           7
-// w8a8                               64x64x128  64x64x128  64x128x128  64x128x128  64x64x128           5
-// fp8 in blocks                      32x64x128  32x64x128  64x64x128   64x64x128   64x64x128           7
+// w4a16, decode                      16x128x64  16x128x64  16x128x64   16x128x64   16x128x64           10
+// w4a16                              64x64x64   64x64x64   64x128x64   64x128x64   64x64x64            10
+// w4a16, groups of rows              64x64x64   64x64x64   64x128x64   64x128x64   64x64x64            10
+// w4a16, groups, gather and scatter  64x64x64   64x64x64   64x128x64   64x128x64   64x64x64 stack 32   10
+// q4_k, decode                       16x64x64   16x64x64   16x64x64    16x64x64    16x64x64 stack 112  15
+// mxfp4                              32x64x64   32x64x64   64x64x64    64x64x64    64x64x64            12
+// w4a8                               32x64x128  32x64x128  64x64x128   64x64x128   64x64x128           12
+// w8a8                               64x64x128  64x64x128  64x128x128  64x128x128  64x64x128           10
+// fp8 in blocks                      32x64x128  32x64x128  64x64x128   64x64x128   64x64x128           12
 // swept: end
 
 namespace smalti::inline SMALTI_CODE::gemm {
@@ -45,6 +45,19 @@ template <class Operand, bool Pairs = false, int Chunk = 0> struct default_linea
     if ((t == target::sm80 || t == target::sm89) && twice) return {.m = 32, .n = 64, .k = k, .weights_left = true};
     if (t == target::sm80 || t == target::sm89 || t == target::sm120) return {.m = 64, .n = 64, .k = k, .weights_left = true};
     return {.m = 64, .n = Pairs || twice ? 64 : 128, .k = k, .weights_left = true};
+  }
+};
+
+//! Block-scaled operands: 128 bytes of codes along k. The instructions of sm_100 take 128 rows on the left and 32 columns or more, those of sm_120 any;
+//! elsewhere both operands are scaled in registers, which hold half as much.
+template <class Operand, bool Pairs = false> struct block_scaled_tuning {
+  SMALTI_HD constexpr linear_tuning operator()(target t, gemm_regime regime) const {
+    constexpr int k = std::is_same_v<Operand, e2m1> ? 256 : 128;
+    if (t == target::host) return {.m = regime == gemm_regime::single ? 1 : regime == gemm_regime::decode ? 16 : regime == gemm_regime::few ? 64 : 128, .n = 64, .k = 256, .group = 2};
+    const bool few = regime == gemm_regime::decode;
+    if (t == target::sm100) return {.m = few ? 32 : regime == gemm_regime::few ? 64 : 128, .n = 128, .k = k, .weights_left = true};
+    if (t == target::sm120) return {.m = few ? 16 : 64, .n = Pairs ? 64 : 128, .k = k, .weights_left = true};
+    return {.m = few ? 16 : 64, .n = 64, .k = 64, .weights_left = !few};
   }
 };
 

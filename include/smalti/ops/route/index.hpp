@@ -12,11 +12,25 @@
 #include <smalti/policy/route_index.hpp>
 #include <smalti/tile/launch.hpp>
 
+// swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in index.json)
+// From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
+// agent                 sm_80   sm_89   sm_90   sm_100  sm_120  tried
+// route index, count    128x32  128x32  128x32  128x32  128x32  10
+// route index, scan     128x32  128x32  128x32  128x32  128x32  10
+// route index, place    128x32  128x32  128x32  128x32  128x32  10
+// route index, scatter  128x32  128x32  128x32  128x32  128x32  10
+// swept: end
+
 namespace smalti::inline SMALTI_CODE::route {
 
 //! Slots of a chunk and experts at a time. Ranks in a chunk are counted by comparing its slots with each other.
 struct default_index_tuning {
   SMALTI_HD constexpr index_tuning operator()(target t) const { return t == target::host ? index_tuning{.n = 64, .e = 16} : index_tuning{.n = 128, .e = 32}; }
+};
+//! A token or two of a decoding batch on the host, where every operation of a tile runs over all of it.
+constexpr int few_slots = 16, few_slots_experts = 256;
+struct few_index_tuning {
+  SMALTI_HD constexpr index_tuning operator()(target t) const { return t == target::host ? index_tuning{.n = 16, .e = 16, .wide = 256} : default_index_tuning{}(t); }
 };
 
 //! Refuses ids outside [-1, experts) and experts that a token names twice. Reads all ids, so they must be readable by the host: for ids
@@ -91,30 +105,37 @@ struct index {
     if (const status bad = first_of([&] { return check(context, x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
     if (x.experts == 0) return {};
     if constexpr (runs_here<Context>) {
-      const auto& here = base_of(context);
-      const plan p = lay_out(here, x, memory.data);
-      const writable w = lay_out_index(x);
-      const slot_list slots{x.ids, x.tokens, x.choices, x.experts, x.order, x.token_order};
-      if (const status bad = first_of(
-              [&] { return launch<kernel<count_agent>>(here, {slots, p.chunks, p.counts, w.slot_of_row, w.token_of_row, w.index.row_limit}); },
-              [&] { return launch<kernel<scan_agent>>(here, {x.experts, p.chunks, p.counts, p.totals, p.kept, p.padded, x.capacity.kept_at_most(), x.layout.alignment}); },
-              [&] { return launch<kernel<place_agent>>(here, {x.experts, x.layout, x.capacity, p.totals, p.kept, p.padded, w.offsets, w.end, x.demand, x.capacity_used, x.tile_rows, p.tile_begin}); }); !bad)
-        return bad;
-      if (slots.slots() > 0)
-        if (const status bad = launch<kernel<scatter_agent>>(here, {slots, p.chunks, w.index.row_limit, p.counts, w.offsets, w.end, w.slot_of_row, w.token_of_row, w.row_of_slot}); !bad) return bad;
-      if (w.index.tiles.limit > 0)
-        return launch<kernel<tile_list_agent>>(here, {x.experts, x.tile_rows, w.index.tiles.limit, w.offsets, p.tile_begin, w.end, w.tile_expert, w.tile_first});
-      return {};
+      if constexpr (is_host<Context>)
+        if (x.tokens * x.choices <= few_slots && x.experts <= few_slots_experts) return start<few_index_tuning>(context, x, memory);
+      return start<default_index_tuning>(context, x, memory);
     } else {
       return {};
     }
   }
 
-private:
-  template <template <index_tuning> class Agent> struct kernel {
+  // ---- what a launch names: kernels are not for callers
+  template <template <index_tuning> class Agent, class Tuning = default_index_tuning> struct kernel {
     using arguments = typename Agent<index_tuning{}>::arguments;
-    template <target T> using agent = Agent<default_index_tuning{}(T)>;
+    template <target T> using agent = Agent<Tuning{}(T)>;
   };
+
+private:
+  template <class Tuning, class Context> static status start(const Context& context, const args& x, workspace memory) {
+    const auto& here = base_of(context);
+    const plan p = lay_out(here, x, memory.data);
+    const writable w = lay_out_index(x);
+    const slot_list slots{x.ids, x.tokens, x.choices, x.experts, x.order, x.token_order};
+    if (const status bad = first_of(
+            [&] { return launch<kernel<count_agent, Tuning>>(here, {slots, p.chunks, p.counts, w.slot_of_row, w.token_of_row, w.index.row_limit}); },
+            [&] { return launch<kernel<scan_agent, Tuning>>(here, {x.experts, p.chunks, p.counts, p.totals, p.kept, p.padded, x.capacity.kept_at_most(), x.layout.alignment}); },
+            [&] { return launch<kernel<place_agent, Tuning>>(here, {x.experts, x.layout, x.capacity, p.totals, p.kept, p.padded, w.offsets, w.end, x.demand, x.capacity_used, x.tile_rows, p.tile_begin}); }); !bad)
+      return bad;
+    if (slots.slots() > 0)
+      if (const status bad = launch<kernel<scatter_agent, Tuning>>(here, {slots, p.chunks, w.index.row_limit, p.counts, w.offsets, w.end, w.slot_of_row, w.token_of_row, w.row_of_slot}); !bad) return bad;
+    if (w.index.tiles.limit > 0)
+      return launch<kernel<tile_list_agent, Tuning>>(here, {x.experts, x.tile_rows, w.index.tiles.limit, w.offsets, p.tile_begin, w.end, w.tile_expert, w.tile_first});
+    return {};
+  }
   struct plan {
     int chunks;
     int *counts, *totals, *kept, *padded, *tile_begin;

@@ -18,6 +18,15 @@
 #include <smalti/policy/route/weight_norm.hpp>
 #include <smalti/tile/launch.hpp>
 
+// swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in router.json)
+// From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
+// agent                         sm_80  sm_89  sm_90  sm_100  sm_120  tried
+// route, 8 experts              16     16     16     16      16      10
+// route, 256 experts in groups  8      8      8      8       8       10
+// route, 1024 experts           4      4      4      4       4       10
+// route, gradient of weights    8      8      8      8       8       10
+// swept: end
+
 namespace smalti::inline SMALTI_CODE::route {
 
 //! What a router may be told besides its policies. Derive, and change what you need:

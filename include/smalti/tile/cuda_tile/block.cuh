@@ -4,6 +4,8 @@
 #pragma once
 #include <smalti/core/view.hpp>
 #include <smalti/policy/codecs/integer.hpp>
+#include <smalti/policy/codecs/small_float.hpp>
+#include <smalti/policy/scales.hpp>
 #include <smalti/policy/tf32_parts.hpp>
 #include <smalti/policy/word_planes.hpp>
 #include <smalti/tile/cuda_tile/values.cuh>
@@ -24,6 +26,13 @@ template <class T, int R, int C> struct register_tile {
 template <class T, int R, int K> struct left_tile : register_tile<T, R, K> {};
 template <class Tile> constexpr bool is_left = false;
 template <class T, int R, int K> constexpr bool is_left<left_tile<T, R, K>> = true;
+
+// Scales of a block-scaled operand as they lie in memory: R x G of a left one, G x N of a right one.
+template <class S, int R, int C> struct stored_scales {
+  static constexpr int rows = R, cols = C;
+  using held = std::conditional_t<std::is_same_v<S, e8m0>, std::conditional_t<detail::has_block_scales, __nv_fp8_e8m0, std::uint8_t>, detail::memory_t<S>>;
+  ct::tile<held, ct::shape<R, C>> v;
+};
 
 // Codes in 32-bit words, [column][word].
 template <int N, int Words> struct packed_words {
@@ -103,10 +112,14 @@ struct block {
   template <class T, int C> using row = register_tile<T, 1, C>;
   template <class T, int R, int K> using left = left_tile<T, R, K>;
   template <class T, int K, int N> using right = register_tile<T, K, N>;
+  template <class T, int R, int K> using streamed_left = left<T, R, K>;
+  template <class T, int K, int N> using streamed_right = right<T, K, N>;
   template <int N, int Words> using words = packed_words<N, Words>;
   template <class S, int N, int C> using stored_rows = register_tile<S, N, C>;
   template <class T, class Codec, int K, int N, int Tile> using coded = right<T, K, N>;
   template <int R, int G> using factors = register_tile<float, R, G>;
+  template <class S, int R, int G> using left_scales = stored_scales<S, R, G>;
+  template <class S, int G, int N> using right_scales = stored_scales<S, G, N>;
 
   SMALTI_VERB SMALTI_HD static int x() { return ct::bid().x; }
   SMALTI_VERB SMALTI_HD static int y() { return ct::bid().y; }
@@ -141,6 +154,22 @@ struct block {
   SMALTI_HD static void load(packed_words<N, Words>& t, const stack<const std::uint32_t, Step>& panels, int g, int j) {
     const auto got = ct::partition_view{detail::span(panels), ct::shape<1, N, Words>{}}.load_masked(ct::view_padding_zero_t{}, 0, j, g);
     t.v = ct::reshape(got, ct::shape<N, Words>{});
+  }
+
+  // Block-scaled operands and their scales. Codes of e2m1 lie along k, two a byte, whichever operand they become.
+  SMALTI_VERB template <int R, int K, int Step> SMALTI_HD static void load(left_tile<e2m1, R, K>& t, const view<const e2m1x2, Step>& m, int i, int j) {
+    t.v = pairs_in_rows<R, K>(ct::partition_view{detail::span(m), ct::shape<R, K / 2>{}}.load_masked(ct::view_padding_zero_t{}, i, j));
+  }
+  SMALTI_VERB template <int K, int N, int Step> SMALTI_HD static void load(register_tile<e2m1, K, N>& t, const transposed_view<view<const e2m1x2, Step>>& m, int i, int j) {
+    const auto bytes = ct::partition_view{detail::span(m.of), ct::shape<N, K / 2>{}}.load_masked(ct::view_padding_zero_t{}, j, i);
+    if constexpr (detail::has_block_scales) t.v = ct::repack<__nv_fp4_e2m1>(ct::transpose(bytes), ct::integral_constant<0>{});   // a tile of codes that is turned itself is unpacked
+    else t.v = ct::transpose(pairs_in_rows<N, K>(bytes));
+  }
+  SMALTI_VERB template <class S, int R, int C, class T, int Step> SMALTI_HD static void load(stored_scales<S, R, C>& t, const view<T, Step>& m, int i, int j) {
+    t.v = held_scales<S>(ct::partition_view{detail::span(m), ct::shape<R, C>{}}.load_masked(ct::view_padding_zero_t{}, i, j));
+  }
+  SMALTI_VERB template <class S, int R, int C, class T, int Step> SMALTI_HD static void load(stored_scales<S, R, C>& t, const transposed_view<view<T, Step>>& m, int i, int j) {
+    t.v = held_scales<S>(ct::transpose(ct::partition_view{detail::span(m.of), ct::shape<C, R>{}}.load_masked(ct::view_padding_zero_t{}, j, i)));
   }
 
   SMALTI_VERB template <class Tile, class T, int Step>
@@ -218,6 +247,12 @@ struct block {
     const auto c = detail::across<Tile::rows>(j * Tile::rows);
     ct::store_masked(detail::row_pointers(m.of, rows.v) + c, ct::transpose(detail::encode<T>(t.v)), (rows.v >= 0) && (c < detail::promised_width<Step>(m.of.cols)));
   }
+  SMALTI_VERB template <int C, class T, int Step, class From, int FromStep, class Rows>
+  SMALTI_HD static void copy_rows(const view<T, Step>& to, const Rows& target, const view<From, FromStep>& from, const Rows& source, int j) {
+    tile<T, Rows::rows, C> t;
+    load_rows(t, from, source, j);
+    store_rows(to, target, j, t);
+  }
   SMALTI_VERB template <class T, int Step, class Place, class Keep, class Tile>
   SMALTI_HD static void scatter(const view<T, Step>& m, int i, const Place& place, const Keep& keep, const Tile& t) {
     const auto r = detail::down<Tile::rows>(i * Tile::rows);
@@ -256,6 +291,17 @@ struct block {
   SMALTI_VERB template <class Left, class Tile> SMALTI_HD static void as_left(Left& a, const Tile& t) {
     a.v = detail::hold<typename Left::element>(t.v);
   }
+  SMALTI_VERB template <class Operand> SMALTI_HD static void mask_depth(Operand& t, int first, int last) {
+    using held = typename decltype(t.v)::element_type;
+    constexpr int R = Operand::rows, C = Operand::cols;
+    const auto place = [] {
+      if constexpr (is_left<Operand>) return detail::across<C>(0);
+      else return detail::down<R>(0);
+    }();
+    const auto inside = ct::broadcast((place >= first) && (place < last), ct::shape<R, C>{});
+    if constexpr (sizeof(held) == 1) t.v = ct::element_bitcast<held>(ct::select(inside, ct::element_bitcast<std::uint8_t>(t.v), ct::full<ct::tile<std::uint8_t, ct::shape<R, C>>>(std::uint8_t(0))));
+    else t.v = ct::select(inside, t.v, ct::full<ct::tile<held, ct::shape<R, C>>>(ct::element_cast<held>(0.0f)));
+  }
   SMALTI_VERB template <class Operand, class Whole> SMALTI_HD static void split(Operand& high, Operand& low, const Whole& x) {
     map(policy::tf32_high{}, high, x);
     map(policy::tf32_low{}, low, x);
@@ -278,6 +324,20 @@ struct block {
     const auto right = scaled_by<1>(part, rf);
     acc.v = acc.v + scaled_by<0>(right, lf);
     if constexpr (!std::is_same_v<Sums, unit_factor>) acc.v = acc.v + sums.v * minima.v;
+  }
+
+  // UTCQMMA, UTCOMMA, OMMA and QMMA with scales. Elsewhere both operands are scaled in bf16: codes have at most four digits and
+  // scales of e4m3 four, so nothing is rounded; the exponents fit but for the last few of e8m0.
+  SMALTI_VERB template <class Acc, class Left, class Right, class S, int R, int G, int N>
+  SMALTI_HD static void product(Acc& acc, const Left& a, const Right& b, const stored_scales<S, R, G>& left, const stored_scales<S, G, N>& right) {
+    if constexpr (detail::has_block_scales) {
+      acc.v = ct::scaled_mma(a.v, left.v, b.v, right.v, acc.v);
+    } else {
+      constexpr int K = Left::cols, group = K / G;
+      const auto x = ct::reshape(ct::element_cast<__nv_bfloat16>(a.v), ct::shape<R, G, group>{}) * ct::reshape(scale_values<S>(left.v), ct::shape<R, G, 1>{});
+      const auto w = ct::reshape(ct::element_cast<__nv_bfloat16>(b.v), ct::shape<G, group, N>{}) * ct::reshape(scale_values<S>(right.v), ct::shape<G, 1, N>{});
+      acc.v = ct::mma(ct::reshape(x, ct::shape<R, K>{}), ct::reshape(w, ct::shape<K, N>{}), acc.v);
+    }
   }
 
   // Codes of 16-bit operands lie in pairs, at bits 0 and 16 of a word; of 8-bit operands in quads of bytes
@@ -337,6 +397,25 @@ struct block {
   }
 
  private:
+  // Bytes of two e2m1 as [row][k].
+  SMALTI_VERB template <int R, int K, class Bytes> SMALTI_HD static auto pairs_in_rows(Bytes bytes) {
+    if constexpr (detail::has_block_scales) {
+      return ct::repack<__nv_fp4_e2m1>(bytes, ct::integral_constant<1>{});
+    } else {
+      using codec = policy::e2m1;
+      const auto wide = ct::element_cast<std::uint32_t>(bytes);
+      const auto codes = detail::wrap((wide & std::uint32_t(15)) | ((wide >> std::uint32_t(4)) << std::uint32_t(16)));
+      return ct::repack<__nv_bfloat16>(codec::template pairs<bf16>(codes).v, ct::integral_constant<1>{}) * __nv_bfloat16(detail::pair_facts<codec, bf16>::factor);
+    }
+  }
+  SMALTI_VERB template <class S, class Tile> SMALTI_HD static auto held_scales(Tile stored) {
+    if constexpr (std::is_same_v<S, e8m0> && detail::has_block_scales) return ct::element_bitcast<__nv_fp8_e8m0>(stored);
+    else return stored;
+  }
+  SMALTI_VERB template <class S, class Tile> SMALTI_HD static auto scale_values(Tile held) {
+    if constexpr (std::is_same_v<S, e8m0>) return ct::element_cast<__nv_bfloat16>(policy::scale_value<e8m0>(detail::wrap(ct::element_cast<int>(held))).v);
+    else return detail::decode<bf16, S>(held);
+  }
   // What a map's function gave, as floats of the operand's shape.
   SMALTI_VERB template <class Out, class Result> SMALTI_HD static auto spread_result(const Result& result) { return detail::spread<float, typename Out::shape>(result.v); }
   // A part times the factors of its rows (Axis 0) or columns (1), or as it is.

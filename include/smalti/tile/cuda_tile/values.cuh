@@ -7,6 +7,7 @@
 #endif
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp4.h>
 #include <cuda_fp8.h>
 #include <cuda_tf32.h>
 #pragma GCC diagnostic push  // the toolkit's header is not clean under -Wextra
@@ -17,6 +18,7 @@
 #include <type_traits>
 #include <utility>
 #include <smalti/core/float.hpp>
+#include <smalti/core/packed.hpp>
 #include <smalti/core/version.hpp>
 #include <smalti/core/view.hpp>
 
@@ -34,6 +36,13 @@ constexpr bool has_fp8 = false;
 constexpr bool has_fp8 = true;
 #endif
 
+// Products of block-scaled operands are an instruction from sm_100 on. Below, e2m1 is held as the bf16 that it is.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 1000
+constexpr bool has_block_scales = false;
+#else
+constexpr bool has_block_scales = true;
+#endif
+
 template <class T> constexpr bool is_fp8 = std::is_same_v<T, fp8_e4m3> || std::is_same_v<T, fp8_e5m2>;
 template <class T>
 constexpr bool is_real =
@@ -46,11 +55,13 @@ template <> struct memory_type<fp16> { using type = __half; };
 template <> struct memory_type<tf32> { using type = __nv_tf32; };
 template <> struct memory_type<fp8_e4m3> { using type = std::conditional_t<has_fp8, __nv_fp8_e4m3, std::uint8_t>; };
 template <> struct memory_type<fp8_e5m2> { using type = std::conditional_t<has_fp8, __nv_fp8_e5m2, std::uint8_t>; };
+template <> struct memory_type<e2m1x2> { using type = std::uint8_t; };
 template <class T> struct memory_type<const T> { using type = const typename memory_type<T>::type; };
 template <class T> using memory_t = typename memory_type<T>::type;
 template <class T> struct tile_type { using type = memory_t<T>; };
 template <> struct tile_type<fp8_e4m3> { using type = std::conditional_t<has_fp8, __nv_fp8_e4m3, __half>; };
 template <> struct tile_type<fp8_e5m2> { using type = std::conditional_t<has_fp8, __nv_fp8_e5m2, __half>; };
+template <> struct tile_type<e2m1> { using type = std::conditional_t<has_block_scales, __nv_fp4_e2m1, __nv_bfloat16>; };
 template <class T> using tile_t = typename tile_type<T>::type;
 
 SMALTI_VERB template <class T> SMALTI_HD auto zero_of() {

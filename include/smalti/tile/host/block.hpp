@@ -3,6 +3,7 @@
 #include <limits>
 #include <type_traits>
 #include <smalti/policy/tf32_parts.hpp>
+#include <smalti/tile/host/block_scaled.hpp>
 #include <smalti/tile/host/coded_dot.hpp>
 #include <smalti/tile/host/dot.hpp>
 #include <smalti/tile/host/fill.hpp>
@@ -12,6 +13,7 @@
 #include <smalti/tile/host/panels.hpp>
 #include <smalti/tile/host/plain_memory.hpp>
 #include <smalti/tile/host/scaled_dot.hpp>
+#include <smalti/tile/host/streamed.hpp>
 #include <smalti/tile/mutant.hpp>
 
 #if defined(__CUDACC__)
@@ -62,9 +64,13 @@ struct block : plain_memory {
   template <class T, int C> using row = array_row<T, C>;
   template <class T, int R, int K> using left = left_panel<T, R, K>;
   template <class T, int K, int N> using right = right_panel<T, K, N>;
+  template <class T, int R, int K> using streamed_left = streamed_left_panel<T, R, K>;
+  template <class T, int K, int N> using streamed_right = streamed_right_panel<T, K, N>;
   template <int N, int Words> using words = packed_words<N, Words>;
   template <class S, int N, int C> using stored_rows = row_pointers<S, N, C>;
   template <int R, int G> using factors = factor_array<R, G>;
+  template <class S, int R, int G> using left_scales = stored_left_scales<S, R, G>;
+  template <class S, int G, int N> using right_scales = stored_right_scales<S, G, N>;
   template <class T, class Codec, int K, int N, int Tile> using coded = coded_panel<T, Codec, K, N, Tile>;
 
   explicit block(int x, int y, int z, panel_store* panels = nullptr, panel_store* turned = nullptr) : index{x, y, z}, store_of_panels(panels), store_of_turned(turned) {}
@@ -162,6 +168,38 @@ struct block : plain_memory {
     t.depth = depth;
   }
 
+  // ---- memory: block-scaled operands
+  template <int R, int K, int Step> static void load(left_panel<e2m1, R, K>& t, const view<const e2m1x2, Step>& m, int i, int j) { load_pairs(t, m, i, j); }
+  template <int K, int N, int Step> void load(right_panel<e2m1, K, N>& t, const transposed_view<view<const e2m1x2, Step>>& m, int i, int j) {
+    using panel = right_panel<e2m1, K, N>;
+    own(t);
+    const int depth = 2 * inside(m.of.cols, std::int64_t(i) * (K / 2), K / 2), valid = inside(m.of.rows, std::int64_t(j) * N, N);
+    const auto pack = [&](typename panel::array& out) { fill_right_pairs<panel>(out, m.of, i, j, valid, depth); };
+    if (!keep(store_of_panels, t, m.of, i, j, 1, pack)) pack(t.own);
+    t.live = valid, t.depth = depth;
+  }
+  template <class S, int R, int G, class M, int Step> static void load(stored_left_scales<S, R, G>& t, const view<const M, Step>& m, int i, int j) { load_scales(t, m, i, j); }
+  template <class S, int G, int N, class M, int Step> static void load(stored_right_scales<S, G, N>& t, const transposed_view<view<const M, Step>>& m, int i, int j) { load_scales(t, m.of, i, j); }
+
+  // ---- memory: operands that are used where they lie
+  template <class T, int R, int K, class S, int Step> static void load(streamed_left_panel<T, R, K>& t, const view<S, Step>& m, int i, int j) {
+    const int valid = inside(m.cols, std::int64_t(j) * K, K);
+    if constexpr (std::is_same_v<std::remove_const_t<S>, typename streamed_left_panel<T, R, K>::storage>)
+      fill_streamed_left(t, valid, m.data + std::int64_t(i) * R * m.stride + std::int64_t(j) * K, m.stride, inside(m.rows, std::int64_t(i) * R, R), (std::int64_t(i) + 1) * R < m.rows);
+    else fill_streamed_left(t, valid, [&](int r) { return address(m, std::int64_t(i) * R + r, std::int64_t(j) * K); });
+  }
+  template <class T, int K, int N, class S, int Step> static void load(streamed_right_panel<T, K, N>& t, const view<S, Step>& m, int i, int j) {
+    const auto row = [&](int r) { return address(m, std::int64_t(i) * K + r, std::int64_t(j) * N); };
+    fill_streamed_right(t, inside(m.rows, std::int64_t(i) * K, K), inside(m.cols, std::int64_t(j) * N, N), rows_ahead<T>(N), row, row);
+  }
+  template <class T, int R, int K, class S, int Step, class Rows> static void load_rows(streamed_left_panel<T, R, K>& t, const view<S, Step>& m, const Rows& rows, int j) {
+    fill_streamed_left(t, inside(m.cols, std::int64_t(j) * K, K), [&](int r) { return address(m, rows.v[r] + (mutant(defect::gather_one_row_late) ? 1 : 0), std::int64_t(j) * K); });
+  }
+  template <class T, int K, int N, class S, int Step, class Rows> static void load_rows(streamed_right_panel<T, K, N>& t, const view<S, Step>& m, const Rows& rows, int j) {
+    fill_streamed_right(t, K, inside(m.cols, std::int64_t(j) * N, N), 16, [&](int r) { return address(m, rows.v[r], std::int64_t(mutant(defect::gather_first_columns) ? 0 : j) * N); },
+                        [](int) -> const S* { return nullptr; });
+  }
+
   // ---- memory: of stacks
   template <class Tile, class S, int Step> void load(Tile& t, const stack<S, Step>& m, int n, int i, int j) { load(t, m[n], i, j); }
   template <class Tile, class S, int Step> void load(Tile& t, const transposed_view<stack<S, Step>>& m, int n, int i, int j) {
@@ -195,6 +233,16 @@ struct block : plain_memory {
     else for (int n = 0; n < columns; n += panel::strip)
       dot(&acc.v[0][n], N, a.data, stride, b.data + std::int64_t(n) * K, panel::strip, a.live,
           columns - n < panel::strip ? columns - n : panel::strip, words * panel::per_word);
+  }
+  template <int R, int N, int K, class T> static void product(array_tile<float, R, N>& acc, const streamed_left_panel<T, R, K>& a, const right_panel<T, K, N>& b) {
+    streamed_product<false>(acc, a, b);
+  }
+  template <int R, int N, int K, class T> static void multiply(array_tile<float, R, N>& acc, const streamed_left_panel<T, R, K>& a, const right_panel<T, K, N>& b) {
+    if (a.live < a.pieces || round_up(b.live, lane_count) < N) fill(acc, 0.0f);
+    streamed_product<true>(acc, a, b);
+  }
+  template <int R, int N, int K, class T> static void product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a, const streamed_right_panel<T, K, N>& b) {
+    streamed_product(acc, a, b);
   }
   // Groups of k, each with its scales: integers in one fused kernel, everything else group by group.
   template <int R, int N, int K, class T, class U, class Left, class Right, class Sums = unit_factor, class Minima = unit_factor>
@@ -230,6 +278,10 @@ struct block : plain_memory {
         }
       }
     }
+  }
+  template <int R, int N, int K, class T, class U, class S, int G>
+  static void product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b, const stored_left_scales<S, R, G>& left, const stored_right_scales<S, G, N>& right) {
+    product(acc, a, b, static_cast<const factor_array<R, G>&>(left), static_cast<const array_tile<float, G, N>&>(right));
   }
   // Packed codes are decoded now: how, depends on what they are multiplied with and on how many rows there are.
   template <int R, int N, int K, class T, class U, class Codec, int Tile, class Left, class Right, class Sums = unit_factor, class Minima = unit_factor>
@@ -291,6 +343,24 @@ struct block : plain_memory {
     for (int r = 0; r < R; ++r)
       if (by.v[r] != 1.0f)
         for (int c = 0; c < C; c += lane_count) write(&t.v[r][c], read(&t.v[r][c]) * by.v[r]);
+  }
+  template <class T, int R, int K> static void mask_depth(left_panel<T, R, K>& t, int first, int last) {
+    if (first <= 0 && last >= t.depth) return;
+    const auto* const from = t.data;
+    for (int r = 0; r < t.live; ++r)
+      for (int k = 0; k < K; ++k) t.own[r][k] = k >= first && k < last && k < t.depth ? from[r * t.stride + k] : typename left_panel<T, R, K>::storage{};
+    t.drop();
+    t.data = &t.own[0][0], t.stride = K;
+  }
+  template <class T, int K, int N> static void mask_depth(right_panel<T, K, N>& t, int first, int last) {
+    using panel = right_panel<T, K, N>;
+    if (first <= 0 && last >= t.depth) return;
+    if (t.data != &t.own[0][0][0][0]) std::memcpy(static_cast<void*>(&t.own), t.data, sizeof(t.own));
+    t.drop();
+    t.data = &t.own[0][0][0][0];
+    for (int k = 0; k < K; ++k)
+      if (k < first || k >= last)
+        for (int n = 0; n < N; ++n) panel::at(t.own, k, n)[k % panel::per_word] = typename panel::storage{};
   }
   template <int R, int K> static void split(left_panel<tf32, R, K>& high, left_panel<tf32, R, K>& low, const left_panel<float, R, K>& x) {
     for (left_panel<tf32, R, K>* part : {&high, &low}) part->data = &part->own[0][0], part->stride = K, part->live = x.live, part->depth = x.depth;

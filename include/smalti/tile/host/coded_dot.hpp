@@ -21,6 +21,9 @@ template <class T, class Codec, int K, int N, int Tile> struct coded_panel {
   word_parts<policy::word_planes<Codec::bits, 4, K / 4>::parts> at;
 };
 
+//! How far ahead of the next word tile the second-level cache is asked. (4096 x 4096 from memory, one row: 0 to 2 KiB are equal, 8 are slower.)
+constexpr int farther = 2048;
+
 //! Memory that will be read next, in order: asked for a few lines at a time by whoever computes meanwhile.
 struct memory_ahead {
   const char* at = nullptr;
@@ -28,7 +31,10 @@ struct memory_ahead {
   int step = 256;              //!< bytes at a time
   [[gnu::always_inline]] void ask() {
     if (at >= end) return;
-    for (int i = 0; i < step; i += 64) __builtin_prefetch(at + i);
+    for (int i = 0; i < step; i += 64) {      // to the second level first, which has more requests under way than the first
+      __builtin_prefetch(at + farther + i, 0, 2);
+      __builtin_prefetch(at + i);
+    }
     at += step;
   }
 };
@@ -95,7 +101,7 @@ template <int Tile, class Planes, int Rows, int N, bool Corrected>
 void coded_few(float* acc, const char* left, const word_parts<Planes::parts>& w, int n, int count, int per_group, product_factors f, const std::int32_t (&start)[most_coded_groups][Rows],
                column_factors columns) {
   using V = avx512_vector;
-  constexpr int vectors = 4, part = Tile % Planes::positions(0);
+  constexpr int vectors = 4, sharers = Planes::positions(0), part = Tile % sharers, share = N == 64 ? (vectors + sharers - 1) / sharers : 0;
   constexpr std::int64_t line = most_coded_words * word;
   columns.right += columns.step == 0 ? 0 : n;
   if constexpr (Corrected) columns.minima += n;
@@ -113,6 +119,9 @@ void coded_few(float* acc, const char* left, const word_parts<Planes::parts>& w,
       const char* ahead = reinterpret_cast<const char*>(w.data[0] + (part == 0 ? i + 4 : Planes::words) * w.stride[0] + n) + (part == 0 ? 0 : i * 64);
       SMALTI_UNROLL
       for (int p = 0; p < (part == 0 ? vectors : 1); ++p) _mm_prefetch(ahead + p * 64, _MM_HINT_T0);
+      // And the second level for this pass's share of a word tile, evenly: it has more requests under way than the first.
+      SMALTI_UNROLL
+      for (int p = 0; p < share; ++p) _mm_prefetch(reinterpret_cast<const char*>(w.data[0]) + farther + n * Planes::words * word + ((part * Planes::words + i) * share + p) * 64, _MM_HINT_T1);
       __m512i b[vectors];
       SMALTI_UNROLL
       for (int v = 0; v < vectors; ++v) b[v] = (__m512i)quad<Tile, Planes>(w, i, n + v * 16).v[0];

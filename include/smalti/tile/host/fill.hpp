@@ -141,7 +141,8 @@ template <class Panel, class Row> void fill_right(typename Panel::array& out, in
 }
 
 //! Right panel from columns: the first `width` columns of the panel from column(n), `valid` of their K elements, the
-//! rest of the blocks they fill is zero. Sixteen columns of 16 words at a time are transposed in registers.
+//! rest of the blocks they fill is zero. Sixteen columns of 16 words at a time are transposed in registers, and those of the
+//! next block fetched ahead.
 template <class Panel, class Column> void fill_right_transposed(typename Panel::array& out, int width, int valid, Column column) {
   using storage = typename Panel::storage;
   constexpr int K = Panel::rows, block = lane_count * Panel::per_word;        // elements of one 16-word row
@@ -162,9 +163,14 @@ template <class Panel, class Column> void fill_right_transposed(typename Panel::
         fetch(some[i], p, p ? valid : 0, depth);
         from[i] = some[i];
       }
+    const source* ahead[lane_count];
+    for (int i = 0; i < lane_count; ++i) ahead[i] = n + lane_count < width ? column(n + lane_count + i) : nullptr;
     for (int k = 0; k < depth; k += block) {
       const void* rows[lane_count];
-      for (int i = 0; i < lane_count; ++i) rows[i] = from[i] + k;
+      for (int i = 0; i < lane_count; ++i) {
+        rows[i] = from[i] + k;
+        if (ahead[i] && k < valid) __builtin_prefetch(ahead[i] + k, 0, 2);
+      }
       transpose_words(Panel::at(out, k, n), Panel::strip, rows);
     }
   }

@@ -26,6 +26,12 @@ template <class Memory, class T> [[gnu::always_inline]] inline ints read_bits(co
   return each_part<ints>([=](int i) {
     Memory memory;
     __builtin_memcpy(&memory, static_cast<const void*>(p + i * part_lanes), sizeof memory);
+#if SMALTI_DOT_LEVEL >= 2   // g++ 12 makes several shuffles of a conversion of vectors
+    if constexpr (std::same_as<Memory, byte_part>) return int_part(_mm512_maskz_cvtepu8_epi32(__mmask16(0xffff), (__m128i)memory));
+    else if constexpr (std::same_as<Memory, signed_byte_part>) return int_part(_mm512_maskz_cvtepi8_epi32(__mmask16(0xffff), (__m128i)memory));
+    else if constexpr (std::same_as<Memory, half_part>) return int_part(_mm512_maskz_cvtepu16_epi32(__mmask16(0xffff), (__m256i)memory));
+    else
+#endif
     if constexpr (sizeof(T) == 1) {  // in two steps: g++ 12 takes bytes to ints one by one
       using half = std::conditional_t<std::same_as<Memory, signed_byte_part>, signed_half_part, half_part>;
       return __builtin_convertvector(__builtin_convertvector(memory, half), int_part);
@@ -37,7 +43,15 @@ template <class Memory, class T> [[gnu::always_inline]] inline ints read_bits(co
 template <class Memory, class T> [[gnu::always_inline]] inline void write_bits(T* p, ints x) {
   static_assert(sizeof(Memory) == sizeof(T) * part_lanes);
   for (int i = 0; i < part_count; ++i) {
-    const Memory memory = __builtin_convertvector(x.v[i], Memory);
+    Memory memory;
+#if SMALTI_DOT_LEVEL >= 2
+    if constexpr (sizeof(T) == 1) memory = (Memory)_mm512_maskz_cvtepi32_epi8(__mmask16(0xffff), (__m512i)x.v[i]);
+    else if constexpr (sizeof(T) == 2) memory = (Memory)_mm512_maskz_cvtepi32_epi16(__mmask16(0xffff), (__m512i)x.v[i]);
+    else memory = __builtin_convertvector(x.v[i], Memory);
+#else
+    if constexpr (sizeof(T) == 1) memory = __builtin_convertvector(__builtin_convertvector(x.v[i], half_part), Memory);  // in two steps, as above
+    else memory = __builtin_convertvector(x.v[i], Memory);
+#endif
     __builtin_memcpy(static_cast<void*>(p + i * part_lanes), &memory, sizeof memory);
   }
 }

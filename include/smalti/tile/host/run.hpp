@@ -52,8 +52,12 @@ template <class Agent> void run(const host_context& context, const Agent& agent,
   const std::int64_t chunk = context.shuffle != 0 ? 1 : std::max<std::int64_t>(1, blocks / (threads * 4));
   const std::size_t share = panels.size / threads / 64 * 64, turned_share = turned.size / threads / 64 * 64;
   std::atomic<std::int64_t> next{0};
+  // libgomp ends the threads that a smaller team leaves over and starts new ones for the next larger team (40 us each, measured): a grid of a few
+  // blocks takes the whole team too, and whoever has no block goes.
 #if defined(_OPENMP)
-#  pragma omp parallel num_threads(threads)
+  const int team = threads > 1 ? thread_count(context) : 1;
+#  pragma omp parallel num_threads(team)
+  if (omp_get_thread_num() < threads)
 #endif
   {
 #if defined(_OPENMP)

@@ -1,0 +1,59 @@
+// Operations that are others, one after another, on workspace that the steps share.
+#pragma once
+#include <cstddef>
+#include <type_traits>
+#include <smalti/core/context.hpp>
+#include <smalti/core/explain_context.hpp>
+#include <smalti/core/status.hpp>
+#include <smalti/core/workspace.hpp>
+#include <smalti/tile/launch.hpp>
+
+namespace smalti::inline SMALTI_CODE::flow {
+
+//! check, workspace_bytes and run of an operation Self that says its steps in order:
+//!     template <class Context, class Step> static status steps(const Context&, const args&, carver&, Step)
+//! takes from the carver what is kept between steps and calls step(operation, its arguments) until one gives a bad status. With no base the
+//! carver's arrays are addresses that nobody reads (carver::place). What a step needs for itself begins behind what is kept.
+template <class Self> struct in_steps {
+  template <class Context, class S = Self> static status check(const Context& context, const typename S::args& x) {
+    static_assert(explain_context<Context>());
+    if constexpr (!runs_here<Context>) return {errc::not_initialised, "the context does not work in this file"};
+    else {
+      carver carve{nullptr};
+      return S::steps(context, x, carve, [&](const auto& op, const auto& a) { return std::remove_cvref_t<decltype(op)>::check(context, a); });
+    }
+  }
+  template <class Context, class S = Self> static std::size_t workspace_bytes(const Context& context, const typename S::args& x) {
+    static_assert(explain_context<Context>());
+    if constexpr (!runs_here<Context>) return 0;
+    else {
+      carver carve{nullptr};
+      std::size_t most = 0;
+      const status any = S::steps(context, x, carve, [&](const auto& op, const auto& a) {
+        const std::size_t bytes = std::remove_cvref_t<decltype(op)>::workspace_bytes(context, a);
+        return most = bytes > most ? bytes : most, status{};
+      });
+      static_cast<void>(any);      // a bad argument: check says which
+      static_cast<void>(carve.take<std::byte>(most));
+      return carve.used;
+    }
+  }
+  template <class Context, class S = Self> static status run(const Context& context, const typename S::args& x, workspace memory = {}) {
+    static_assert(explain_context<Context>());
+    if constexpr (runs_here<Context>) {
+      if (const status bad = first_of([&] { return check(context, x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
+      carver carve{memory.data};
+      return S::steps(context, x, carve, [&](const auto& op, const auto& a) {
+        using operation = std::remove_cvref_t<decltype(op)>;
+        carver behind = carve;
+        const std::size_t bytes = operation::workspace_bytes(context, a);
+        std::byte* const at = behind.take<std::byte>(bytes);
+        return operation::run(context, a, {at, bytes});
+      });
+    } else {
+      return check(context, x);
+    }
+  }
+};
+
+}  // namespace smalti::inline SMALTI_CODE::flow
