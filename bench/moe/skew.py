@@ -34,7 +34,7 @@ def main():
     colours = ["#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677"]
     out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 300" font-family="sans-serif" font-size="12">']
     text = lambda x, y, s, anchor="start": out.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{s}</text>')
-    text(40, 20, "rows of each of 16 experts, recorded routers (768 tokens, 2 choices)")
+    text(40, 20, "rows of 16 experts, recorded (768 tokens, 2 choices)")
     most = max(loads[0] for _, loads in recorded)
     for n, ((_, loads), colour) in enumerate(zip(recorded, colours)):
         points = " ".join(f"{50 + 20 * e:.1f},{260 - 220 * load / most:.1f}" for e, load in enumerate(loads))

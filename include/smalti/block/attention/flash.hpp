@@ -377,6 +377,12 @@ private:
     }
   }
 
+  // What a product of base 2 is multiplied with to be a score; scores that do not fold their scale are that already.
+  template <class Scores> SMALTI_HD static float natural_units(const Scores& scores) {
+    if constexpr (Scores::folds) return scores.units() * 0.6931471805599453f;
+    else return 1;
+  }
+
   // ---- one tile of keys: S = Q K', P = 2^(S - largest), O = O alpha + P V
   template <bool Masked, class Block, class Queries, class Head, class Scores>
   SMALTI_HD void step(Block& block, const Queries& queries, const Head& kv, const Scores& scores, state<Block>& state, int part, int first, int j) const {
@@ -401,8 +407,7 @@ private:
       block.map([](auto total, auto more) { return total + more; }, state.sum, state.sum, sum);
     } else {
       const auto weights = x.normalizer;
-      float natural = 1;
-      if constexpr (Scores::folds) natural = scores.units() * 0.6931471805599453f;
+      const float natural = natural_units(scores);
       block.map_left([=](auto v, auto r, auto c) {
         const auto w = weights.weight(scores.logit(v, first_row + r, j * n + c) * natural);
         if constexpr (Masked) return where(scores.visible(first_row + r, j * n + c), w, 0.0f);

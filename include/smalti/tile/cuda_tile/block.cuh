@@ -166,10 +166,14 @@ struct block {
     else t.v = ct::transpose(pairs_in_rows<N, K>(bytes));
   }
   SMALTI_VERB template <class S, int R, int C, class T, int Step> SMALTI_HD static void load(stored_scales<S, R, C>& t, const view<T, Step>& m, int i, int j) {
-    t.v = held_scales<S>(ct::partition_view{detail::span(m), ct::shape<R, C>{}}.load_masked(ct::view_padding_zero_t{}, i, j));
+    const auto got = ct::partition_view{detail::span(m), ct::shape<R, C>{}}.load_masked(ct::view_padding_zero_t{}, i, j);
+    if constexpr (std::is_same_v<S, e8m0> && detail::has_block_scales) t.v = ct::element_bitcast<__nv_fp8_e8m0>(got);
+    else t.v = got;
   }
   SMALTI_VERB template <class S, int R, int C, class T, int Step> SMALTI_HD static void load(stored_scales<S, R, C>& t, const transposed_view<view<T, Step>>& m, int i, int j) {
-    t.v = held_scales<S>(ct::transpose(ct::partition_view{detail::span(m.of), ct::shape<C, R>{}}.load_masked(ct::view_padding_zero_t{}, j, i)));
+    const auto got = ct::transpose(ct::partition_view{detail::span(m.of), ct::shape<C, R>{}}.load_masked(ct::view_padding_zero_t{}, j, i));
+    if constexpr (std::is_same_v<S, e8m0> && detail::has_block_scales) t.v = ct::element_bitcast<__nv_fp8_e8m0>(got);
+    else t.v = got;
   }
 
   SMALTI_VERB template <class Tile, class T, int Step>
@@ -407,10 +411,6 @@ struct block {
       const auto codes = detail::wrap((wide & std::uint32_t(15)) | ((wide >> std::uint32_t(4)) << std::uint32_t(16)));
       return ct::repack<__nv_bfloat16>(codec::template pairs<bf16>(codes).v, ct::integral_constant<1>{}) * __nv_bfloat16(detail::pair_facts<codec, bf16>::factor);
     }
-  }
-  SMALTI_VERB template <class S, class Tile> SMALTI_HD static auto held_scales(Tile stored) {
-    if constexpr (std::is_same_v<S, e8m0> && detail::has_block_scales) return ct::element_bitcast<__nv_fp8_e8m0>(stored);
-    else return stored;
   }
   SMALTI_VERB template <class S, class Tile> SMALTI_HD static auto scale_values(Tile held) {
     if constexpr (std::is_same_v<S, e8m0>) return ct::element_cast<__nv_bfloat16>(policy::scale_value<e8m0>(detail::wrap(ct::element_cast<int>(held))).v);
