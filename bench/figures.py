@@ -79,8 +79,9 @@ def name_rows(axes, rows):
 def shares(cases, path, where):
     """Where we stand: each case's share of the limit, its peers' beside it, the limit as a line."""
     square = re.compile(r"gemm/\w+/(\d+)x\1x\1/threads:1")      # of the squares only the one of the claims: sizes() has the others
-    # Routing's limit is the time of the experts that it precedes, and the orders of operands are compared among themselves: not shares of the machine.
-    found = [(c, square.fullmatch(plain_name(c["name"]))) for c in cases if "limit_share" in c and not re.match(r"route/|gemm/\w+/order_", c["name"])]
+    # Not shares of the machine: routing's limit is the time of the experts that it precedes, the orders of operands are compared among
+    # themselves, and what chooses keys is compared with the attention that it serves.
+    found = [(c, square.fullmatch(plain_name(c["name"]))) for c in cases if "limit_share" in c and not re.match(r"route/|gemm/\w+/order_|attention/hip/|cache/score/", c["name"])]
     rows = rows_of([c for c, m in found if m is None or m[1] == "1024"])
     known = list(dict.fromkeys(name for _, c, _ in rows if c for _, name, _ in peer_names(c)))
     figure, axes = plt.subplots(figsize=(9.5, 0.33 * len(rows) + 1.2))

@@ -27,7 +27,7 @@ SETS = {  # name: (executable, filter)
     "sparse": ("bench.attention_sparse", r"^attention/"),
     "gradients": ("bench.attention_backward", r"^attention_backward/.*threads:1/"),
     "cache": ("bench.cache", r"^cache/.*threads:1/"),
-    "experts": ("bench.moe", r"^(moe|lora)/.*threads:1/"),
+    "experts": ("bench.moe", r"^(moe/(grouped|decode)|lora)/.*threads:1/"),
     "routing": ("bench.route", r"^route/.*threads:1/"),
     "primitives": ("bench.prim", r"^prim/"),
 }

@@ -4,7 +4,8 @@ import re
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 PEERS = {"onednn": "oneDNN", "onednn_packed": "oneDNN, packed weights", "openblas": "OpenBLAS", "cublaslt": "cuBLASLt", "ggml": "ggml",
          "nth_element": "std::nth_element", "nth_element_indices": "std::nth_element of pairs"}
-OURS_OTHERWISE = ("full", "contiguous", "singles", "dense", "attention", "copy")
+OURS_OTHERWISE = ("full", "contiguous", "singles", "dense", "attention", "copy", "nn", "nt", "tn", "tt", "decode", "base", "select",
+                  "lists")
 
 
 def scaled(value, unit):
