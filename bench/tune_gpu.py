@@ -217,18 +217,18 @@ def sweep_gpu(listing, chosen, deadline):
     compiler = machine_code.Compiler(toolkit, pathlib.Path(chosen.build), True)
     present = present_choices(listing)
     archs = [a for a in chosen.arch.replace("sm_", "").split(",") if a] or listing["architectures"]
-    todo = []
+    jobs = []
     for agent in agents_of(listing, chosen):
         for arch in archs:
             fields = listing["fields"][agent["family"]]
             now = present[agent["name"]][arch]
             for rank, tuning in enumerate([now] + neighbours(agent, fields, now)):
-                todo.append((rank, agent, arch, {f: bool(v) if f in ("held", "separate", "weights_left") else int(v) for f, v in tuning.items()}))
+                jobs.append((rank, agent, arch, {f: bool(v) if f in ("held", "separate", "weights_left") else int(v) for f, v in tuning.items()}))
     wanted = [pair.split("=") for pair in chosen.shape.split(",") if pair]
-    todo = [job for job in todo if all(int(job[3].get(field, -1)) == int(value) for field, value in wanted)]
-    todo.sort(key=lambda job: job[0])            # stable: every agent's present choice first, then everyone's nearest neighbour
+    jobs = [job for job in jobs if all(int(job[3].get(field, -1)) == int(value) for field, value in wanted)]
+    jobs.sort(key=lambda job: job[0])            # stable: every agent's present choice first, then everyone's nearest neighbour
     made = skipped = broken = 0
-    for rank, agent, arch, tuning in todo:
+    for rank, agent, arch, tuning in jobs:
         family = listing["families"][agent["family"]]
         record = load(family["header"])
         shapes = record["agents"].setdefault(agent["name"], {}).setdefault(arch, [])
@@ -261,7 +261,7 @@ def sweep_gpu(listing, chosen, deadline):
         keep(family["header"], record)
         made += 1
         print(f"sm_{arch:<4} {agent['name']:<44} {initializers(tuning, ','):<70} {is_clean(shape, agent, arch) or 'clean'}", flush=True)
-    print(f"{made} compiled, {skipped} in the record, {broken} broken, {len(todo) - made - skipped - broken} left")
+    print(f"{made} compiled, {skipped} in the record, {broken} broken, {len(jobs) - made - skipped - broken} left")
     return 1 if broken else 0
 
 
@@ -283,16 +283,16 @@ def sweep_host(listing, chosen, deadline):
     """A few shapes at a time in one program, in turns with the present one: the machine's changes of clock meet all of them."""
     together = 6
     present = present_choices(listing)
-    todo = []
+    jobs = []
     for agent in agents_of(listing, chosen):
         now = present[agent["name"]]["host"]
         record = load(listing["families"][agent["family"]]["header"])["agents"].get(agent["name"], {}).get("host", [])
         known = [] if chosen.again else [s["tuning"] for s in record if s.get("beside") and same(s["beside"], now)]
         fresh = [t for t in neighbours(agent, fields_of(listing, agent), now) if not any(same(t, k) for k in known)]
-        todo += [(i, agent, now, fresh[i:i + together - 1]) for i in range(0, len(fresh), together - 1)]
-    todo.sort(key=lambda job: job[0])            # stable: every agent's nearest neighbours first
+        jobs += [(i, agent, now, fresh[i:i + together - 1]) for i in range(0, len(fresh), together - 1)]
+    jobs.sort(key=lambda job: job[0])            # stable: every agent's nearest neighbours first
     made = broken = 0
-    for _, agent, now, tried in todo:
+    for _, agent, now, tried in jobs:
         if time.monotonic() > deadline:
             break
         family = listing["families"][agent["family"]]
@@ -314,7 +314,7 @@ def sweep_host(listing, chosen, deadline):
         made += 1
         for s in entered:
             print(f"host {agent['name']:<46} {initializers(s['tuning'], ','):<60} {s.get('error') or '%.3f ms, %.3f of the present speed' % (s['ms'], s.get('speed', 1))}", flush=True)
-    print(f"{made} programs timed, {broken} broken, {len(todo) - made - broken} left")
+    print(f"{made} programs timed, {broken} broken, {len(jobs) - made - broken} left")
     return 1 if broken else 0
 
 

@@ -64,16 +64,4 @@ struct batch {
 
 struct invariant : lora::options { static constexpr bool batch_invariant = true; };
 
-template <class Op, class Context> void run_op(const Context& context, const typename Op::args& a) {
-  array<std::byte> memory(Op::workspace_bytes(context, a));
-  std::memset(memory.data(), 0xFF, memory.size());
-  status st = Op::check(context, a);
-  CAPTURE(st.what, st.got, st.need);
-  REQUIRE(st.code == errc::ok);
-  st = Op::run(context, a, {memory.data(), memory.size()});
-  REQUIRE(st.code == errc::ok);
-  wait(context);
-  REQUIRE(memory.guarded());
-}
-
 }  // namespace lora_problem

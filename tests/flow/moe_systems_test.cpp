@@ -49,13 +49,7 @@ TEST_CASE("moe: experts of any rank over a shared layer", "[flow][moe]") {
   for_each_context(moe_seed, [&](const auto& context) {
     op::args a{.x = {x.data(), tokens, wide, wide}, .index = r.index(), .gate = {shared.gate.data(), inner, wide, wide}, .up = {shared.up.data(), inner, wide, wide}, .down = {shared.down.data(), wide, inner, inner},
                .gate_update = pages(gate, wide, inner), .up_update = pages(up, wide, inner), .down_update = pages(down, inner, wide), .y = {y.data(), tokens, wide, wide}};
-    array<std::byte> memory(op::workspace_bytes(context, a));
-    std::memset(memory.data(), 0xFF, memory.size());
-    const status st = op::run(context, a, {memory.data(), memory.size()});
-    CAPTURE(st.what, st.got, st.need);
-    REQUIRE(st.code == errc::ok);
-    wait(context);
-    REQUIRE(memory.guarded());
+    run_op<op>(context, a);
     REQUIRE(y.guarded());
     if (!before.empty()) REQUIRE(std::memcmp(before.data(), y.data(), y.size() * sizeof(float)) == 0);
     before.assign(y.begin(), y.end());
@@ -145,15 +139,7 @@ TEST_CASE("moe: one layer used wide and deep", "[flow][moe]") {
         op::args a{.x = {x.data(), tokens, wide, wide}, .gate = {w.gate.data(), inner, wide, wide}, .up = {w.up.data(), inner, wide, wide}, .down = {w.down.data(), wide, inner, inner}, .deep = loops.index(), .share = share.data(),
                    .bounds = bounds.data(), .y = {y.data(), tokens, wide, wide}};
         if (both) a.wide = choice.index();
-        array<std::byte> memory(op::workspace_bytes(context, a));
-        std::memset(memory.data(), 0xFF, memory.size());
-        status st = op::check(context, a);
-        CAPTURE(st.what, st.got, st.need);
-        REQUIRE(st.code == errc::ok);
-        st = op::run(context, a, {memory.data(), memory.size()});
-        REQUIRE(st.code == errc::ok);
-        wait(context);
-        REQUIRE(memory.guarded());
+        run_op<op>(context, a);
         REQUIRE(y.guarded());
         if (!first.empty()) REQUIRE(std::memcmp(first.data(), y.data(), y.size() * sizeof(float)) == 0);
         first.assign(y.begin(), y.end());
@@ -249,13 +235,7 @@ TEST_CASE("moe: experts with adapters of each request", "[flow][moe][lora]") {
   for_each_context(moe_seed, [&](const auto& context) {
     op::args a{.x = {x.data(), tokens, wide, wide}, .index = r.index(), .expert = expert.data(), .pair = pair.data(), .gate = w.in(w.gate), .up = w.in(w.up), .down = w.out(),
                .gate_update = pages(gate, wide, inner), .up_update = pages(up, wide, inner), .down_update = pages(down, inner, wide), .y = {y.data(), tokens, wide, wide}};
-    array<std::byte> memory(op::workspace_bytes(context, a));
-    std::memset(memory.data(), 0xFF, memory.size());
-    const status st = op::run(context, a, {memory.data(), memory.size()});
-    CAPTURE(st.what, st.got, st.need);
-    REQUIRE(st.code == errc::ok);
-    wait(context);
-    REQUIRE(memory.guarded());
+    run_op<op>(context, a);
     REQUIRE(y.guarded());
     if (!before.empty()) REQUIRE(std::memcmp(before.data(), y.data(), y.size() * sizeof(float)) == 0);
     before.assign(y.begin(), y.end());

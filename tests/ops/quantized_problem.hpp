@@ -227,4 +227,17 @@ template <class Format, class Options = any, class X = bf16, class Y = float, cl
   });
 }
 
+// Checks and runs an operation on workspace full of NaN, behind which nothing may be written.
+template <class Op, class Context> void run_op(const Context& context, const typename Op::args& a) {
+  array<std::byte> memory(Op::workspace_bytes(context, a));
+  std::memset(memory.data(), 0xFF, memory.size());
+  status st = Op::check(context, a);
+  CAPTURE(st.what, st.got, st.need);
+  REQUIRE(st.code == errc::ok);
+  st = Op::run(context, a, {memory.data(), memory.size()});
+  REQUIRE(st.code == errc::ok);
+  wait(context);
+  REQUIRE(memory.guarded());
+}
+
 }  // namespace test

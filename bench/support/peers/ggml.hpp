@@ -62,14 +62,47 @@ struct own_tiles {
 #  endif
 };
 
+//! Graphs of which each run computes the next.
+class in_turns {
+ public:
+  void run() {
+    const own_tiles keep;
+    if (ggml_backend_graph_compute(backend_.get(), graphs_[at_]) != GGML_STATUS_SUCCESS) throw std::runtime_error("ggml did not compute");
+    last_ = at_;
+    at_ = at_ + 1 == graphs_.size() ? 0 : at_ + 1;
+  }
+  const float* result() const { return static_cast<const float*>(out_[last_]->data); }
+
+ protected:
+  explicit in_turns(int threads) : backend_(ggml_backend_cpu_init()) { ggml_backend_cpu_set_n_threads(backend_.get(), threads); }
+  //! A graph of at most `nodes` nodes for each result.
+  void draw(std::size_t nodes) {
+    for (ggml_tensor* one : out_) {
+      ggml_cgraph* graph = ggml_new_graph_custom(rest_.get(), nodes, false);
+      ggml_build_forward_expand(graph, one);
+      graphs_.push_back(graph);
+    }
+  }
+
+  struct release {
+    void operator()(ggml_backend_t p) const { ggml_backend_free(p); }
+    void operator()(ggml_context* p) const { ggml_free(p); }
+    void operator()(ggml_backend_buffer_t p) const { ggml_backend_buffer_free(p); }
+  };
+  std::unique_ptr<ggml_backend, release> backend_;
+  std::unique_ptr<ggml_context, release> weights_, rest_;
+  std::vector<std::unique_ptr<ggml_backend_buffer, release>> buffers_;
+  std::vector<ggml_tensor*> out_;
+  std::vector<ggml_cgraph*> graphs_;
+  std::size_t at_ = 0, last_ = 0;
+};
+
 //! One product with `copies` equal weights, of which each run takes the next. usable() is false where the layout has no
 //! kernel for it.
-class linear {
+class linear : public in_turns {
  public:
   linear(ggml_type type, int m, int n, int k, int copies, const std::vector<std::uint8_t>& blocks, const std::vector<float>& x, ggml_backend_buffer_type_t layout, int threads)
-      : name_(ggml_backend_buft_name(layout)) {
-    backend_.reset(ggml_backend_cpu_init());
-    ggml_backend_cpu_set_n_threads(backend_.get(), threads);
+      : in_turns(threads), name_(ggml_backend_buft_name(layout)) {
     weights_.reset(ggml_init({std::size_t(copies + 1) * ggml_tensor_overhead(), nullptr, true}));
     rest_.reset(ggml_init({std::size_t(copies + 4) * ggml_tensor_overhead() + std::size_t(copies) * ggml_graph_overhead_custom(8, false), nullptr, true}));
     std::vector<ggml_tensor*> w;
@@ -82,44 +115,21 @@ class linear {
     buffers_.emplace_back(ggml_backend_alloc_ctx_tensors_from_buft(rest_.get(), ggml_backend_cpu_buffer_type()));
     for (ggml_tensor* one : w) ggml_backend_tensor_set(one, blocks.data(), 0, blocks.size());
     ggml_backend_tensor_set(in, x.data(), 0, x.size() * sizeof(float));
-    for (ggml_tensor* one : out_) {
-      ggml_cgraph* graph = ggml_new_graph_custom(rest_.get(), 8, false);
-      ggml_build_forward_expand(graph, one);
-      graphs_.push_back(graph);
-    }
+    draw(8);
   }
   bool usable() const { return !graphs_.empty(); }
   const std::string& name() const { return name_; }
-  void run() {
-    const own_tiles keep;
-    if (ggml_backend_graph_compute(backend_.get(), graphs_[at_]) != GGML_STATUS_SUCCESS) throw std::runtime_error("ggml did not compute");
-    last_ = at_;
-    at_ = at_ + 1 == graphs_.size() ? 0 : at_ + 1;
-  }
-  const float* result() const { return static_cast<const float*>(out_[last_]->data); }
 
  private:
-  struct release {
-    void operator()(ggml_backend_t p) const { ggml_backend_free(p); }
-    void operator()(ggml_context* p) const { ggml_free(p); }
-    void operator()(ggml_backend_buffer_t p) const { ggml_backend_buffer_free(p); }
-  };
   std::string name_;
-  std::unique_ptr<ggml_backend, release> backend_;
-  std::unique_ptr<ggml_context, release> weights_, rest_;
-  std::vector<std::unique_ptr<ggml_backend_buffer, release>> buffers_;
-  std::vector<ggml_tensor*> out_;
-  std::vector<ggml_cgraph*> graphs_;
-  std::size_t at_ = 0, last_ = 0;
 };
 
 //! One token through `choices` of `experts` experts: sum of w down_e(silu(gate_e x) up_e x), by ggml_mul_mat_id. All experts' weights are of
 //! these blocks; each run takes the next experts, and after the last of them the next copy.
-class experts {
+class experts : public in_turns {
  public:
-  experts(ggml_type type, int wide, int inner, int count, int choices, int copies, const std::vector<std::uint8_t>& in_blocks, const std::vector<std::uint8_t>& out_blocks, const std::vector<float>& x, float weight, int threads) {
-    backend_.reset(ggml_backend_cpu_init());
-    ggml_backend_cpu_set_n_threads(backend_.get(), threads);
+  experts(ggml_type type, int wide, int inner, int count, int choices, int copies, const std::vector<std::uint8_t>& in_blocks, const std::vector<std::uint8_t>& out_blocks, const std::vector<float>& x, float weight, int threads)
+      : in_turns(threads) {
     const int turns = count / choices, graphs = copies * turns, nodes = 16 + 2 * choices;
     weights_.reset(ggml_init({std::size_t(3 * copies + 1) * ggml_tensor_overhead(), nullptr, true}));
     rest_.reset(ggml_init({std::size_t(graphs * nodes + turns + 4) * ggml_tensor_overhead() + std::size_t(graphs) * ggml_graph_overhead_custom(64, false), nullptr, true}));
@@ -156,32 +166,8 @@ class experts {
       for (int j = 0; j < choices; ++j) named.push_back(t * choices + j);
       ggml_backend_tensor_set(ids[std::size_t(t)], named.data(), 0, named.size() * sizeof(std::int32_t));
     }
-    for (ggml_tensor* one : out_) {
-      ggml_cgraph* graph = ggml_new_graph_custom(c, 64, false);
-      ggml_build_forward_expand(graph, one);
-      graphs_.push_back(graph);
-    }
+    draw(64);
   }
-  void run() {
-    const own_tiles keep;
-    if (ggml_backend_graph_compute(backend_.get(), graphs_[at_]) != GGML_STATUS_SUCCESS) throw std::runtime_error("ggml did not compute");
-    last_ = at_;
-    at_ = at_ + 1 == graphs_.size() ? 0 : at_ + 1;
-  }
-  const float* result() const { return static_cast<const float*>(out_[last_]->data); }
-
- private:
-  struct release {
-    void operator()(ggml_backend_t p) const { ggml_backend_free(p); }
-    void operator()(ggml_context* p) const { ggml_free(p); }
-    void operator()(ggml_backend_buffer_t p) const { ggml_backend_buffer_free(p); }
-  };
-  std::unique_ptr<ggml_backend, release> backend_;
-  std::unique_ptr<ggml_context, release> weights_, rest_;
-  std::vector<std::unique_ptr<ggml_backend_buffer, release>> buffers_;
-  std::vector<ggml_tensor*> out_;
-  std::vector<ggml_cgraph*> graphs_;
-  std::size_t at_ = 0, last_ = 0;
 };
 
 }  // namespace bench::ggml
