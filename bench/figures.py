@@ -204,11 +204,6 @@ def roofline(cases, path, where):
         axes.plot(x, c["FLOP/s"], marker="o" if "limit_bytes/s" in c else "s", markersize=8, color=colour, markeredgecolor="white", linestyle="none", zorder=4)
         for _, _, ratio in peer_names(c)[:1]:
             axes.plot(x, c["FLOP/s"] / ratio, marker="x", markersize=6, color=colour, linestyle="none", zorder=3)
-        if point_name(c):
-            words = point_name(c)      # beside points on the slope to its free side, under squares, else to the right
-            side, shift = ("center", (0, -7)) if words.startswith("1024") else ("right", (-9, 5)) if "layer" in words and "128" not in words else \
-                ("left", (11, -13)) if "128" in words else ("left", (9, 0))
-            axes.annotate(words, (x, c["FLOP/s"]), shift, textcoords="offset points", fontsize=8.5, ha=side, va="top" if side == "center" else "center")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(left, right)
@@ -219,6 +214,9 @@ def roofline(cases, path, where):
     axes.set_xlabel("arithmetic intensity: operations for each byte of operands and result (FLOP/B)")
     axes.set_ylabel("FLOP/s (8-bit: operations/s)")
     kinds = list(dict.fromkeys(type_of(c) for c in cases))
+    named = [c for c in cases if point_name(c)]
+    write_beside(axes, [(point_name(c), c["FLOP/s"] / c["bytes/s"], c["FLOP/s"]) for c in named],
+                 [(c["FLOP/s"] / c["bytes/s"], rate) for c in cases for rate in [c["FLOP/s"]] + [c["FLOP/s"] / r for _, _, r in peer_names(c)[:1]]])
     handles = [Line2D([], [], color=TYPES.get(k, GREY), marker="o", linestyle="none", label=f"smalti, {k}") for k in kinds]
     handles += [Line2D([], [], color=GREY, marker="o", linestyle="none", label="operands from memory"),
                 Line2D([], [], color=GREY, marker="s", linestyle="none", label="operands warm in a cache"),
@@ -229,10 +227,39 @@ def roofline(cases, path, where):
     return True
 
 
+def write_beside(axes, texts, points):
+    """Each (words, x, y) near its point, where it covers the fewest points, lines and other words; with a thin line from farther off."""
+    renderer = axes.figure._get_renderer()
+    taken = [axes.transData.transform(p) for p in points]
+    for line in axes.lines:
+        if line.get_color() == LIMIT:
+            ends = axes.transData.transform(line.get_xydata())
+            taken += [ends[0] + (ends[-1] - ends[0]) * i / 200 for i in range(201)]
+    frame, written = axes.get_window_extent(renderer), []
+    for words, x, y in texts:
+        best = None
+        for far in (10, 18, 28, 42, 58):
+            for across, up, side, edge in ((1, 0, "left", "center"), (-1, 0, "right", "center"), (0, -1, "center", "top"), (0, 1, "center", "bottom"),
+                                           (0.8, -0.8, "left", "top"), (-0.8, 0.8, "right", "bottom"), (0.8, 0.8, "left", "bottom"), (-0.8, -0.8, "right", "top")):
+                note = axes.annotate(words, (x, y), (across * far, up * far), textcoords="offset points", fontsize=8.5, ha=side, va=edge, zorder=6,
+                                     arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4} if far > 18 else None)
+                note.update_positions(renderer)
+                box = matplotlib.text.Text.get_window_extent(note, renderer)      # of the words alone
+                near = box.padded(3)
+                cost = 4 * sum(near.overlaps(other) for other in written) + sum(near.contains(*p) for p in taken) + 9 * (not (frame.x0 < box.x0 and box.x1 < frame.x1)) + far / 100
+                if best is None or cost < best[0]:
+                    if best:
+                        best[1].remove()
+                    best = cost, note, near
+                else:
+                    note.remove()
+        written.append(best[2])
+
+
 def point_name(case):
     """Words beside a point of the roofline, for those that a reader looks for."""
     name = plain_name(case["name"])
-    for pattern, words in ((r"gemm/\w+/\w+\.out/(\d+)x.*", r"layer, \1 tokens"), (r"gemm/(\w+)/1024x1024x1024/.*", "1024\u00b3"),
+    for pattern, words in ((r"gemm/\w+/\w+\.out/(\d+)x.*", r"layer, \1 tokens"), (r"gemm/(\w+)/1024x1024x1024/.*", "\\1 1024\u00b3"),
                            (r"attention/decode/contiguous/.*gqa:4/.*", "attention decode"),
                            (r"attention/prefill/full/.*", "attention prefill")):
         if re.fullmatch(pattern, name):

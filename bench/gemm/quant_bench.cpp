@@ -231,7 +231,7 @@ int main(int argc, char** argv) {
     enter_layer<on_integers<policy::q4_1>, policy::q4_1, std::int8_t>("q4_1xq8_1", m, 1);
     enter_layer<on_integers<int4, 128>, int4, std::int8_t>("w4g128a8", m, 1);
   }
-  for (const int m : {1, 2, 4, 8, 16, 17, 32, 64, 65, 128, 256, 512, 1024}) enter_layer<upcast<int4>, int4, bf16>("w4g128a16", m, 1);
+  for (const int m : {1, 2, 4, 8, 16, 17, 32, 33, 48, 49, 64, 65, 128, 129, 256, 512, 1024}) enter_layer<upcast<int4>, int4, bf16>("w4g128a16", m, 1);
 #if defined(SMALTI_BENCH_GGML)
   for (const int m : {1, 128}) {
     enter_beside_ggml<on_integers<policy::q4_0>, policy::q4_0>("q4_0", GGML_TYPE_Q4_0, m);

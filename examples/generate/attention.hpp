@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
 #include <smalti/core/float.hpp>
 #include "machine.hpp"
 #include "settings.hpp"
@@ -31,6 +32,12 @@ public:
 
   //! Sparse only while one token at a time comes: a question must then be fed token by token to be answered from a sparse cache.
   virtual bool sparse_by_token() const { return false; }
+  //! Takes one token a pass from here on.
+  virtual bool one_by_one(int) const { return false; }
+  //! Whether fork is built; where it is not, each question takes its context in again.
+  virtual bool forks() const { return true; }
+  //! Of each layer and head, one after another: the places that the last settle kept, or that the last token was answered from. None: all.
+  virtual std::vector<std::vector<int>> kept() const { return {}; }
   virtual std::size_t bytes() const = 0;
   virtual std::size_t bytes_used() const = 0;
 };
@@ -40,7 +47,9 @@ std::unique_ptr<attention_cache> make_attention(const attention_settings& s, con
 
 // One translation unit each. `count` is the number behind the colon.
 using attention_maker = std::unique_ptr<attention_cache>(const attention_settings& s, const config& c, int count);
+using cache_maker = std::unique_ptr<attention_cache>(const attention_settings& s, const config& c, double share);
 std::unique_ptr<attention_cache> make_compressed(const attention_settings& s, const config& c, const std::string& system, double share);
+cache_maker make_mikv, make_kivi, make_quest_cache, make_sparf, make_actqkv;
 attention_maker make_flash_bf16, make_flash_fp8, make_flash_int8, make_flash_int4, make_window_bf16, make_hip_bf16, make_quest_bf16;
 
 }  // namespace generate::inline GENERATE_MACHINE

@@ -9,12 +9,13 @@ namespace {
 using storage = policy::kv_plain<bf16>;
 constexpr int page = 16, dense_layers = 2;
 
-struct quest_look {
-  static constexpr bool by_token = true, by_head = false;
+struct quest_look : keeps_nothing {
+  static constexpr bool by_token = true;
   using dense = dense_look<storage, policy::causal, page>;
   using attend = attention::quest<bf16, head_dim, page>;
   dense all{};
   int count = 1024, rows = 0;
+  double share = 0;                          // of all pages, instead of `count` tokens; at least three, as the paper has it
   buffer<bf16> low, high;                    // of every layer's pages
   buffer<int> from = buffer<int>(1);
 
@@ -32,8 +33,8 @@ struct quest_look {
     from.put(&x.from, 1);
     expect(attend::bounds::run(on, {.kv = x.kv, .from = x.moved ? nullptr : from.data(), .bounds = {least, most}}));
     if (x.q.rows > 1 || x.layer < dense_layers) return all.look(on, x, memory);
-    const auto reads = [](const view<bf16>& v) { return view<const bf16>{v.data, v.rows, v.cols, v.stride}; };
-    run<attend>(on, {.q = x.q, .kv = x.kv, .bounds = {reads(least), reads(most)}, .k = count / page, .o = x.o, .share_heads = false}, memory);
+    const int k = share > 0 ? std::max(3, int(share * ceil_div(x.from + 1, page) + 0.5)) : count / page;
+    run<attend>(on, {.q = x.q, .kv = x.kv, .bounds = {reading(least), reading(most)}, .k = k, .o = x.o, .share_heads = false}, memory);
   }
 };
 
@@ -43,6 +44,11 @@ std::unique_ptr<attention_cache> make_quest_bf16(const attention_settings& s, co
   if (count < page) throw std::runtime_error("--attention quest:K needs K of at least a page of " + std::to_string(page) + " tokens");
   quest_look look;
   look.count = count;
+  return std::make_unique<cache_of<storage, quest_look, page>>(s, c, std::move(look));
+}
+std::unique_ptr<attention_cache> make_quest_cache(const attention_settings& s, const config& c, double share) {
+  quest_look look;
+  look.share = share;
   return std::make_unique<cache_of<storage, quest_look, page>>(s, c, std::move(look));
 }
 

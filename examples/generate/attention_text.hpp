@@ -26,8 +26,8 @@ template <class Storage, int Page> struct looking {
   bool moved = false;                      //!< pages have been copied before this pass: what was kept beside them is elsewhere
 };
 
-//! @tparam How  look(machine, looking, scratch), what it keeps of its own (attach, bytes), and where it lets tokens of a prompt go: settle(machine,
-//!              cache, sequence, pool, scratch) with by_head, since each head then keeps tokens of its own
+//! @tparam How  look(machine, looking, scratch), what it keeps of its own (attach, bytes; see keeps_nothing), and where it lets tokens of a prompt go:
+//!              settle(machine, number, cache, sequence, pool, scratch) with by_head, since each head then keeps tokens of its own
 template <class Storage, class How, int Page = 0> class cache_of final : public attention_cache {
   using layout = policy::nhd;
   using from_bf16 = cache::append<bf16, Storage, layout, head_dim>;
@@ -48,14 +48,23 @@ public:
     how_.attach(shape_, limits.tokens);
   }
 
-  int open() override { return put([&](cache::sequence& s) { return pages_.open(s); }); }
-  int fork(int from) override { return put([&](cache::sequence& s) { return pages_.fork(at(from), s); }); }
-  void close(int s) override { expect(pages_.close(at(s))), sequences_[std::size_t(s)] = {}; }
+  int open() override {
+    const int s = put([&](cache::sequence& made) { return pages_.open(made); });
+    how_.opened(s);
+    return s;
+  }
+  int fork(int from) override {
+    const int s = put([&](cache::sequence& made) { return pages_.fork(at(from), made); });
+    how_.forked(from, s);
+    return s;
+  }
+  void close(int s) override { how_.closed(s), expect(pages_.close(at(s))), sequences_[std::size_t(s)] = {}; }
   void truncate(int s, int tokens) override { expect(pages_.truncate(at(s), tokens)); }
   int length(int s) const override { return pages_.positions(at(s)); }
 
   void append(const machine& on, int s, int n, scratch& memory) override {
     from_ = length(s), n_ = n;
+    how_.begins(s);
     const std::size_t tracks = std::size_t(shape_.tracks());
     std::vector<int> slots(tracks * std::size_t(n)), sources(tracks), targets(tracks);
     cache::page_moves moves{sources.data(), targets.data(), int(tracks), 0};
@@ -81,25 +90,26 @@ public:
     tables_.put(entries.data(), entries.size());
   }
   void store(const machine& on, int layer, view<const bf16> k, view<const bf16> v, scratch& memory) override {
+    how_.stored(layer, k);
     const int* slots = slots_.data() + static_cast<long long>(shape_.track(layer, 0)) * n_;
     run<from_bf16>(on, {.pool = pool_, .layer = layer_in_page(layer), .k = k, .v = v, .slots = slots, .slot_head_stride = How::by_head ? n_ : 0}, memory);
   }
   void look(const machine& on, int layer, view<const bf16> q, view<bf16> o, scratch& memory) override {
     const segments<std::int32_t> rows{offsets_.data(), 1};
-    looking<Storage, Page> a{.q = attention::ragged(q.data, rows, n_, c_.heads, head_dim), .kv = cache::source_of<Storage, layout, head_dim, head_dim, Page>(pool_, layer_in_page(layer), where_.at(tables_.data(), layer), 1, from_ + n_),
-                             .o = attention::ragged(o.data, rows, n_, c_.heads, head_dim), .layer = layer, .from = from_, .pages = shape_.pages, .moved = moved_};
-    a.q.row_stride = q.stride, a.o.row_stride = o.stride;
+    const looking<Storage, Page> a{.q = attention::ragged(q, rows, c_.heads, head_dim), .kv = cache::source_of<Storage, layout, head_dim, head_dim, Page>(pool_, layer_in_page(layer), where_.at(tables_.data(), layer), 1, from_ + n_),
+                             .o = attention::ragged(o, rows, c_.heads, head_dim), .layer = layer, .from = from_, .pages = shape_.pages, .moved = moved_};
     how_.look(on, a, memory);
   }
 
   void settle(const machine& on, int s, scratch& memory) override {
-    if constexpr (How::by_head) how_.settle(on, pages_, at(s), pool_, memory);
+    if constexpr (How::by_head) how_.settle(on, s, pages_, at(s), pool_, memory);
     else static_cast<void>(on), static_cast<void>(s), static_cast<void>(memory);
   }
 
   bool sparse_by_token() const override { return How::by_token; }
+  std::vector<std::vector<int>> kept() const override { return how_.kept(); }
   std::size_t bytes() const override { return memory_.bytes() + how_.bytes(); }
-  std::size_t bytes_used() const override { return std::size_t(pages_.bytes_in_use()); }
+  std::size_t bytes_used() const override { return std::size_t(pages_.bytes_in_use()) + how_.bytes_used(); }
 
 private:
   int layer_in_page(int layer) const { return shape_.per_layer ? 0 : layer; }
@@ -135,6 +145,13 @@ struct keeps_nothing {
   static constexpr bool by_token = false, by_head = false;
   void attach(const cache::pool_shape&, int) {}
   std::size_t bytes() const { return 0; }
+  std::size_t bytes_used() const { return 0; }      // beside the pages
+  void opened(int) {}
+  void forked(int, int) {}
+  void closed(int) {}
+  void begins(int) {}                               // tokens of this sequence are next
+  void stored(int, const view<const bf16>&) {}
+  std::vector<std::vector<int>> kept() const { return {}; }
 };
 
 //! All keys that Mask shows; keys are split where one token would leave threads idle.

@@ -26,6 +26,8 @@ public:
   //! See attention_cache.
   virtual void settle(int sequence) = 0;
   virtual bool sparse_by_token() const = 0;
+  virtual bool forks() const = 0;
+  virtual std::vector<std::vector<int>> kept() const = 0;
 
   //! Appends tokens to a sequence, in as many passes as they need. `all`: logits of every token, else of the last; they go to
   //! `logits`, vocabulary after vocabulary.
@@ -39,6 +41,8 @@ public:
 
 //! On the processor. `o.ranks` > 1: the first tokens of a sequence are taken in by so many threads or processes, each with its share.
 std::unique_ptr<engine> make_host_engine(const weights& w, const engine_options& o);
+//! The same in float throughout, on the processor: what the other ways are held against. Dense attention, the file's own numbers.
+std::unique_ptr<engine> make_f32_engine(const weights& w, const engine_options& o);
 //! On a GPU; refuses where there is none, or where the program was built without CUDA.
 std::unique_ptr<engine> make_cuda_engine(const weights& w, const engine_options& o);
 

@@ -63,7 +63,7 @@ public:
       else normalize(on, m, l.attention_norm, n);
       l.qkv->project(on, m.x.read(n, c_.width), qkv, m.memory);
       const view<bf16> turning{qkv.data, n, q_cols + kv_cols, cols};
-      run<turn>(on, {.x = {turning.data, n, turning.cols, cols}, .y = turning, .positions = m.positions.data(), .frequencies = frequencies_.data(), .heads = c_.heads + c_.kv_heads}, m.memory);
+      run<turn>(on, {.x = reading(turning), .y = turning, .positions = m.positions.data(), .frequencies = frequencies_.data(), .heads = c_.heads + c_.kv_heads}, m.memory);
       look(int(i), {qkv.data, n, q_cols, cols}, {qkv.data + q_cols, n, kv_cols, cols}, {qkv.data + q_cols + kv_cols, n, kv_cols, cols}, m.mixed.rows(n, q_cols));
       l.out->add_to(on, m.mixed.read(n, q_cols), stream, m.memory);
       normalize(on, m, l.feed_forward_norm, n);
@@ -111,6 +111,8 @@ public:
   int length(int s) const override { return cache_->length(s); }
   void settle(int s) override { cache_->settle(on_, s, m_.memory); }
   bool sparse_by_token() const override { return cache_->sparse_by_token(); }
+  bool forks() const override { return cache_->forks(); }
+  std::vector<std::vector<int>> kept() const override { return cache_->kept(); }
   const config& shape() const override { return c_; }
   bool follow() override {
     if (ranks_ == nullptr || ranks_->rank() == 0) return false;
@@ -129,7 +131,7 @@ public:
       return;
     }
     // equal passes: the last one's queries may be what a cache chooses by
-    const int passes = ceil_div(count, o_.chunk), most = passes > 0 ? ceil_div(count, passes) : 0;
+    const int passes = ceil_div(count, cache_->one_by_one(s) ? 1 : o_.chunk), most = passes > 0 ? ceil_div(count, passes) : 0;
     for (int first = 0; first < count; first += most) {
       const int n = std::min(count - first, most);
       pass(s, tokens.data() + first, n);

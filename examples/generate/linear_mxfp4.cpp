@@ -5,7 +5,7 @@
 namespace generate::inline GENERATE_MACHINE {
 
 std::unique_ptr<linear> make_mxfp4(const matrix& w, form f, bool native, bool int8_activations) {
-  return make_coded<policy::mxfp4, policy::mxfp4_floor>(w, f, native, int8_activations);
+  return make_coded<policy::mxfp4, policy::mxfp4_floor, small_floats_as_integers>(w, f, native, int8_activations);
 }
 
 }  // namespace generate::inline GENERATE_MACHINE

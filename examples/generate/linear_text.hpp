@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -122,27 +123,19 @@ private:
   template <class Op> static void product(const machine& on, view<const bf16> x, typename Op::args a, scratch& memory) {
     if constexpr (Integers) {
       using rounding = typename of::rounding;
-      const int groups = rounding::groups(x.cols), wide = round_up(x.cols, 64);
-      typename rounding::args r{.x = x, .codes = {nullptr, x.rows, x.cols, wide}, .scales = {nullptr, groups, x.rows, x.rows}};
-      a.x = {nullptr, x.rows, x.cols, wide};
-      a.x_scales = {nullptr, groups, x.rows, x.rows};
-      constexpr bool sums = of::options::sum_group != 0;
-      if constexpr (sums) a.x_sums = a.x_scales;
       const auto lay_out = [&](std::byte* base) {
         carver carve{base};
-        a.x.data = r.codes.data = carve.take<std::int8_t>(std::size_t(x.rows) * std::size_t(wide));
-        a.x_scales.data = r.scales.data = carve.take<float>(std::size_t(groups) * std::size_t(x.rows));
-        if constexpr (sums) {
-          r.sums = {carve.take<float>(std::size_t(groups) * std::size_t(x.rows)), groups, x.rows, x.rows};
-          a.x_sums.data = r.sums.data;
-        }
+        const auto rounded = rounding::place(x, carve);
+        a.x = reading(rounded.codes), a.x_scales = reading(rounded.scales);
+        if constexpr (of::options::sum_group != 0) a.x_sums = reading(rounded.sums);
         const std::size_t rest = Op::workspace_bytes(on, a);
-        return std::pair{workspace{carve.take<std::byte>(rest), rest}, carve.used};
+        const workspace of_product{carve.take<std::byte>(rest), rest};
+        return std::tuple{rounded, of_product, carve.used};
       };
-      const std::size_t all = lay_out(nullptr).second;
-      const workspace rest = lay_out(memory.at_least(all).data).first;
-      expect(rounding::run(on, r));
-      expect(Op::run(on, a, rest));
+      const std::size_t all = std::get<2>(lay_out(nullptr));
+      const auto [rounded, of_product, used] = lay_out(memory.at_least(all).data);
+      expect(rounding::run(on, rounded));
+      expect(Op::run(on, a, of_product));
     } else {
       a.x = x;
       run<Op>(on, a, memory);

@@ -48,6 +48,7 @@ struct host_memory {
 #if defined(__CUDACC__)
 
 using machine = smalti::cuda_context;
+constexpr bool small_floats_as_integers = false;      // of 4 bits, as 8-bit operands: twice their values are integers, which the host's unpacking makes
 
 inline void expect_cuda(cudaError_t error, const char* what) { expect(smalti::status_of(error, what)); }
 
@@ -77,6 +78,7 @@ inline void wait(const machine& on) { expect_cuda(cudaStreamSynchronize(on.strea
 #else
 
 using machine = smalti::host_context;
+constexpr bool small_floats_as_integers = true;
 using machine_memory = host_memory;
 using shared_memory = host_memory;
 inline void wait(const machine&) {}

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <fstream>
 #include <iostream>
 #include <stdexcept>
 #include <string>
@@ -95,6 +96,12 @@ void report(const engine& e, const options& o, const speed& took, const std::str
                took.decode_tokens, double(b.weights) / mib, double(b.cache_used) / mib, double(b.cache) / mib, double(used.ru_maxrss) / 1024);
 }
 
+void write_kept(const engine& e, const options& o, std::size_t tokens) {
+  std::ofstream out(o.kept);
+  out << nlohmann::json{{"cache", o.cache}, {"layers", e.shape().layers}, {"heads", e.shape().kv_heads}, {"tokens", tokens}, {"kept", e.kept()}}.dump() << '\n';
+  if (!out.flush()) throw std::runtime_error(o.kept + " cannot be written");
+}
+
 int chat(engine& e, const tokenizer& t, const options& o, bool has_template) {
   if (!has_template) throw std::runtime_error("--chat needs a model with a chat template: this one has bytes for tokens");
   const int sequence = e.open();
@@ -139,6 +146,7 @@ int main_of(int argc, char** argv, int processes) {
   const int sequence = e->open();
   if (!o.json && plain) std::cout << o.prompt << std::flush;
   const std::string said = answer(*e, tokens, o, sequence, tokens.encode(text, !plain), took);
+  if (!o.kept.empty()) write_kept(*e, o, took.prefill_tokens);
   report(*e, o, took, said);
   return 0;
 }

@@ -116,6 +116,10 @@ engine_options settings_of(const options& o, const config& shape) {
 
 std::unique_ptr<engine> make_machine_engine(const weights& w, const options& o) {
   const engine_options settings = settings_of(o, w.shape);
+  if (o.activations == "f32") {
+    if (o.machine == "cuda") throw std::runtime_error("--activations f32 is built for --machine host");
+    return make_f32_engine(w, settings);
+  }
   return o.machine == "cuda" ? make_cuda_engine(w, settings) : make_host_engine(w, settings);
 }
 

@@ -12,11 +12,13 @@ const char* usage() {
 
   --model PATH        a GGUF file, or a folder with config.json and model.safetensors
   --weights FORMAT    how weights are held: native (as the file has them), bf16, int8, int4:g128, nf4, mxfp4, q4_0, q4_1, q8_0, fp8, int6, int3
-  --activations TYPE  what they are multiplied with: bf16, int8
+  --activations TYPE  what they are multiplied with: bf16, int8; f32: every step in float, to hold the others against
   --attention WAY     flash, hip:K, quest:K (K keys are looked at), window:W (the last W and the first 4)
   --kv FORMAT         how keys and values are stored: bf16, fp8, int8, int4
-  --cache SYSTEM      dense, or what is kept of a prompt: snapkv:F, pyramid:F, ada:F, h2o:F, scissorhands:F, d2o_keep:F, tova:F,
-                      streaming:F, F the share of its tokens
+  --cache SYSTEM      dense; what is kept of a prompt: snapkv:F, pyramid:F, ada:F, h2o:F, scissorhands:F, d2o:F, d2o_keep:F, tova:F,
+                      streaming:F, hired:F, F the share of its tokens; mikv:F, the others in 2 bits; kivi:F, F of 16 bits; or what is read
+                      of it for each token: quest:F, sparf:F, actqkv:F
+  --kept FILE         with --prompt: places that each layer and head has kept of it, or has read for the last token
   --machine M         where it runs: host, cuda
   --ranks N           prefill in N shares whose keys go round a ring: threads here, or processes under mpirun
   --threads N         0 takes all
@@ -26,7 +28,7 @@ const char* usage() {
   --temperature T     0 takes the most likely token; --top-k K, --top-p P, --min-p P, --seed S
   --raw               no chat template around the prompt
   --eval FILE         bits per byte of a text, in windows of --window tokens (512); --windows N: the first N; --skip N: of each, N tokens are not scored (1)
-  --recall FILE       facts found again in contexts of at most --context tokens
+  --recall FILE       facts found again in contexts of at most --context tokens; --ask-first: the question is the prompt's end
   --matrix FILE       --eval (and --recall) for each of --weights, --kv and --attention, which are then lists A,B,... or all: a table, and a plot beside it; a table of the same text is carried on
   --greedy FILE       checks forced continuations
   --tokens FILE       logits of tokens.0, tokens.1, ...: their distance from the file's own; --logits FILE writes them
@@ -59,12 +61,12 @@ options parse(int argc, char** argv) {
       {"--model", text(o.model)},     {"--prompt", text(o.prompt)}, {"--weights", text(o.weights)}, {"--machine", text(o.machine)},
       {"--activations", text(o.activations)}, {"--attention", text(o.attention)}, {"--kv", text(o.kv)}, {"--cache", text(o.cache)}, {"--matrix", text(o.matrix)}, {"--speed", text(o.speed)},
       {"--tokens", text(o.tokens)},   {"--logits", text(o.logits)}, {"--greedy", text(o.greedy)},   {"--eval", text(o.eval)},
-      {"--recall", text(o.recall)},   {"--tokenize", text(o.tokenize)},
+      {"--recall", text(o.recall)},   {"--tokenize", text(o.tokenize)}, {"--kept", text(o.kept)},
       {"--threads", whole(o.threads, 0)}, {"--ranks", whole(o.ranks, 1)}, {"--windows", whole(o.windows, 0)}, {"--skip", whole(o.skip, 1)}, {"--page", whole(o.page, 1)}, {"--length", whole(o.length, 1)}, {"--window", whole(o.window, 2)},
       {"--context", whole(o.context, 16)}, {"--top-k", whole(o.top_k, 0)},
       {"--temperature", number(o.temperature, 0, 100)}, {"--top-p", number(o.top_p, 0, 1)}, {"--min-p", number(o.min_p, 0, 1)},
       {"--seed", [&o](const char* v) { o.seed = std::strtoull(v, nullptr, 10); }}};
-  const std::map<std::string, bool*> alone = {{"--chat", &o.chat}, {"--json", &o.json}, {"--raw", &o.raw}, {"--help", &o.help}};
+  const std::map<std::string, bool*> alone = {{"--ask-first", &o.ask_first}, {"--chat", &o.chat}, {"--json", &o.json}, {"--raw", &o.raw}, {"--help", &o.help}};
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
     if (const auto flag = alone.find(name); flag != alone.end()) {
@@ -81,7 +83,7 @@ options parse(int argc, char** argv) {
     }
   }
   if (o.machine != "host" && o.machine != "cuda") throw std::runtime_error("--machine " + o.machine + " is not built: host and cuda are");
-  if (o.activations != "bf16" && o.activations != "int8") throw std::runtime_error("--activations " + o.activations + " is not built: bf16 and int8 are");
+  if (o.activations != "bf16" && o.activations != "int8" && o.activations != "f32") throw std::runtime_error("--activations " + o.activations + " is not built: bf16, int8 and f32 are");
   if (o.ranks > 256) throw std::runtime_error("--ranks " + std::to_string(o.ranks) + " is not built: at most 256 are");
   if (o.skip >= o.window) throw std::runtime_error("--skip must be less than --window: nothing would be scored");
   return o;

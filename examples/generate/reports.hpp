@@ -16,10 +16,16 @@ int run_eval(engine& e, const tokenizer& t, const options& o);
 int run_recall(engine& e, const options& o);
 int run_speed(engine& e, const options& o);
 
+//! What the cache's pages held of all prompts, before and after their shares were chosen.
+struct cache_held {
+  std::size_t prompt = 0, settled = 0;
+};
+
 //! Bits per byte of a text, in windows that know nothing of each other.
 struct text_score {
   double bits_per_byte = 0, perplexity = 0;
   std::size_t tokens = 0, bytes = 0;
+  cache_held held;
 };
 text_score score_text(engine& e, const tokenizer& t, const options& o);
 
@@ -31,6 +37,7 @@ struct recall_score {
   std::map<int, part> by_length, by_distance;          //!< by_distance: of the power of two at or above it
   part all;
   int skipped = 0;                                     //!< contexts longer than --context
+  cache_held held;
 };
 recall_score score_recall(engine& e, const options& o);
 

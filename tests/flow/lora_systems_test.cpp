@@ -186,6 +186,47 @@ TEST_CASE("lora: an adapter added by the base product as it stores", "[flow][lor
   REQUIRE(bad.check({4, 88, nullptr, nullptr, 0}).code == errc::null_pointer);
 }
 
+TEST_CASE("lora: adapters of each row added by the base product as it stores", "[flow][lora]") {
+  using base = gemm::dense<bf16, bf16, float, policy::chain<policy::add_low_rank_of_row<bf16>>>;
+  using op = lora::fused_rows<base, bf16>;
+  std::mt19937 generator(lora_seed);
+  const int wide = 72, high = 88;
+  const bank w({12, 5, 0, 16}, wide, high, generator);
+  const array<bf16> base_weight = random_array<bf16>(std::size_t(high) * wide, generator, 0.2f);
+  for (const int rows : {3, 70}) {      // weights on the left and on the right
+    const array<bf16> x = random_array<bf16>(std::size_t(rows) * wide, generator);
+    array<int> adapter(rows);
+    for (int r = 0; r < rows; ++r) adapter[r] = r % 7 == 2 ? -1 : int(generator() % 4);
+    array<float> y(std::size_t(rows) * high);
+    op::args args{};
+    args.x = {x.data(), rows, wide, wide}, args.adapter = adapter.data(), args.weights = w.view();
+    args.base.a = args.x, args.base.b = {base_weight.data(), high, wide, wide}, args.base.c = {y.data(), rows, high, high};
+    for_each_context(lora_seed, [&](const auto& context) {
+      run_op<op>(context, args);
+      REQUIRE(y.guarded());
+      every_element("y", y.data(), rows, high, [&](int r, int j) {
+        double want = 0, bound = 1e-30;
+        for (int c = 0; c < wide; ++c) {
+          double weight = value(base_weight[std::size_t(j) * wide + c]), size = std::abs(weight);
+          if (const int e = adapter[r]; e >= 0)
+            for (int q = 0; q < w.ranks[e]; ++q) {
+              const double v = w.scale[e] * w.at_a(e, q, c) * w.at_b(e, q, j);
+              weight += v, size += std::abs(v);
+            }
+          want += weight * value(x[std::size_t(r) * wide + c]), bound += (wide + 24) * 0x1p-24 * size * std::abs(value(x[std::size_t(r) * wide + c]));
+        }
+        return std::pair(want, bound);
+      });
+    });
+#if !defined(__CUDACC__)
+    adapter[1] = 4;
+    const status st = op::check(any_context(), args);
+    CHECK(st.code == errc::bad_value);
+    CHECK(std::string(st.what).find("adapter") == 0);
+#endif
+  }
+}
+
 TEST_CASE("lora: bad segments, ranks and pages are refused with what to do", "[flow][lora]") {
   using op = lora::sgmv<bf16>;
   std::mt19937 generator(lora_seed);

@@ -112,6 +112,13 @@ TEST_CASE("lora: backward", "[flow][lora]") {
           near("dx", dx[std::size_t(r) * w.wide + c], want, size);
         }
     }
+    // no rows at all: the gradients are zeros, not what was there
+    array<std::int32_t> none(3);
+    none[0] = none[1] = none[2] = 0;
+    op::args empty{.x = {x.data(), 0, w.wide, w.wide}, .dy = {dy.data(), 0, w.high, w.high}, .rows = {none.data(), 2}, .adapter = l.adapter.data(), .weights = w.view(), .dx = {dx.data(), 0, w.wide, w.wide}, .da = a.da, .db = a.db};
+    run_op<op>(context, empty);
+    for (std::size_t i = 0; i < std::size_t(2) * most * w.wide; ++i) REQUIRE(da[i] == 0.0f);
+    for (std::size_t i = 0; i < std::size_t(2) * most * w.high; ++i) REQUIRE(db[i] == 0.0f);
   });
 }
 

@@ -62,12 +62,9 @@ TEST_CASE("moe: experts that are slices of one layer make the whole of it", "[fl
   layer_case<dense, moe::options, false>(r, x, real, moe::row_slices(g, experts), moe::row_slices(u, experts), moe::column_slices(d, experts), nullptr);
 }
 
-TEST_CASE("moe: quantized experts", "[flow][moe]") {
-  using format = policy::int4_affine<64>;
-  using experts_of = moe::quantized_experts<format>;
-  std::mt19937 generator(moe_seed);
-  const int experts = 4, wide = 64, inner = 96, tokens = 21;
-  std::vector<neutral<format>> gate, up, down;
+// Experts of a packed format and what their weights mean.
+template <class Format, class Work> void packed_experts(int experts, int wide, int inner, std::mt19937& generator, Work work) {
+  std::vector<neutral<Format>> gate, up, down;
   expert_weights real{inner, wide, {}, {}, {}, {}, {}, {}};
   for (int e = 0; e < experts; ++e) gate.emplace_back(inner, wide, generator), up.emplace_back(inner, wide, generator), down.emplace_back(wide, inner, generator);
   for (const auto& [from, to, size] : {std::tuple{&gate, &real.gate, &real.gate_size}, std::tuple{&up, &real.up, &real.up_size}, std::tuple{&down, &real.down, &real.down_size}})
@@ -77,10 +74,23 @@ TEST_CASE("moe: quantized experts", "[flow][moe]") {
           const auto p = n.meaning.at(j, c, c);
           to->push_back(p.value), size->push_back(p.size);
         }
-  test::packed_stack<format, bf16> g(gate), u(up), d(down);
-  const array<bf16> x = random_array<bf16>(std::size_t(tokens) * wide, generator);
-  const routing r(choose(tokens, 2, experts, 0, generator), tokens, 2, experts, 8, 0, generator);
-  layer_case<experts_of, moe::options, false>(r, x, real, g.w, u.w, d.w, nullptr);
+  test::packed_stack<Format, bf16> g(gate), u(up), d(down);
+  work(real, g.w, u.w, d.w);
+}
+
+TEST_CASE("moe: quantized experts", "[flow][moe]") {
+  std::mt19937 generator(moe_seed);
+  const auto with = [&]<class Format>(Format, int tokens, int wide, int inner) {      // one codec of each family: integers, tables, floats, super blocks in two planes
+    packed_experts<Format>(4, wide, inner, generator, [&](const expert_weights& real, const auto& gate, const auto& up, const auto& down) {
+      const array<bf16> x = random_array<bf16>(std::size_t(tokens) * wide, generator);
+      const routing r(choose(tokens, 2, 4, 0, generator), tokens, 2, 4, tokens > 8 ? 8 : 1, 0, generator);      // up to 16 rows in all: tiles of one row on the host
+      layer_case<moe::quantized_experts<Format>, moe::options, false>(r, x, real, gate, up, down, nullptr);
+    });
+  };
+  with(policy::int4_affine<64>{}, 21, 64, 96);
+  with(policy::bnb_nf4<64>{}, 5, 64, 128);
+  with(policy::mxfp4{}, 5, 96, 64);
+  with(policy::q6_k{}, 3, 256, 256);
 }
 
 // Rows and hidden values are quantized to 8 bits: half a step of the group's largest magnitude over 127, each time.
@@ -88,7 +98,7 @@ TEST_CASE("moe: experts on the 8-bit dot", "[flow][moe]") {
   using format = policy::q4_0;
   using op = moe::scatter_moe<moe::integer_experts<format>, policy::silu, float>;
   std::mt19937 generator(moe_seed);
-  const int experts = 4, wide = 64, inner = 96, tokens = 9;
+  const int tokens = GENERATE(9, 3), experts = 4, wide = 64, inner = 96;      // 3: tiles of one row on the host
   std::vector<neutral<format>> gate, up, down;
   for (int e = 0; e < experts; ++e) gate.emplace_back(inner, wide, generator, drawing{.smallest = 0.02f, .largest = 0.04f}), up.emplace_back(inner, wide, generator, drawing{.smallest = 0.02f, .largest = 0.04f}), down.emplace_back(wide, inner, generator);
   test::packed_stack<format, std::int8_t> g(gate), u(up), d(down);
@@ -152,11 +162,11 @@ TEST_CASE("moe: experts on the 8-bit dot", "[flow][moe]") {
   }
 }
 
-TEST_CASE("moe: backward", "[flow][moe]") {
-  using op = moe::scatter_moe_backward<bf16, policy::silu, float>;
-  std::mt19937 generator(moe_seed);
-  const int experts = 5, wide = 40, inner = 56, tokens = 33, choices = 2;
-  const dense_weights w(experts, inner, wide, generator);
+// `decoded`: how far a weight is from its value where gradients pass through it, relative to its size.
+template <class Experts> void backward_case(const expert_weights& real_weights, int experts, double decoded, const typename Experts::weight& gate, const typename Experts::weight& up, const typename Experts::weight& down, std::mt19937& generator) {
+  using op = moe::scatter_moe_backward<Experts, policy::silu, float>;
+  const struct { const expert_weights& real; } w{real_weights};
+  const int wide = w.real.wide, inner = w.real.inner, tokens = 33, choices = 2;
   const array<bf16> x = random_array<bf16>(std::size_t(tokens) * wide, generator), dy = random_array<bf16>(std::size_t(tokens) * wide, generator);
   auto ids = choose(tokens, choices, experts, 0, generator);
   for (int& e : ids) e = e == 3 ? -1 : e;      // an expert of no rows
@@ -175,10 +185,10 @@ TEST_CASE("moe: backward", "[flow][moe]") {
     for (int i = 0; i < inner; ++i) {
       double dh = 0, size = 0;
       for (int c = 0; c < wide; ++c) {
-        const double p = value(dy[std::size_t(t) * wide + c]) * w.real.down[e * matrix + std::size_t(c) * inner + i];
-        dh += p, size += std::abs(p);
+        const std::size_t at = e * matrix + std::size_t(c) * inner + i;
+        dh += value(dy[std::size_t(t) * wide + c]) * w.real.down[at], size += std::abs(value(dy[std::size_t(t) * wide + c])) * w.real.down_size[at];
       }
-      const double dhe = (wide + 2) * single * size, g = v.gate[i], u = v.up[i];
+      const double dhe = ((wide + 2) * single + decoded) * size, g = v.gate[i], u = v.up[i];
       dw[s] += dh * v.h[i];
       dwe[s] += std::abs(dh) * (v.h_error[i] + (inner + 4) * single * std::abs(v.h[i])) + dhe * std::abs(v.h[i]);
       const double d_gate = weight * dh * u * slope(g), d_up = weight * dh * f(g);
@@ -192,15 +202,16 @@ TEST_CASE("moe: backward", "[flow][moe]") {
         du[in] += d_up * real[c], due[in] += std::abs(real[c]) * (d_up_error + sum * std::abs(d_up));
         dd[out] += value(dy[token]) * held, dde[out] += std::abs(value(dy[token])) * (held_error + sum * std::abs(held));
         dx[token] += d_gate * w.real.gate[in] + d_up * w.real.up[in];
-        dxe[token] += w.real.gate_size[in] * (d_gate_error + sum * std::abs(d_gate)) + w.real.up_size[in] * (d_up_error + sum * std::abs(d_up));
+        dxe[token] += w.real.gate_size[in] * (d_gate_error + (sum + decoded) * std::abs(d_gate)) + w.real.up_size[in] * (d_up_error + (sum + decoded) * std::abs(d_up));
       }
     }
   }
   array<float> got_dx(dx.size()), got_dg(dg.size()), got_du(dg.size()), got_dd(dg.size()), got_dw(ids.size());
   for_each_context(moe_seed, [&](const auto& context) {
     const auto outs = [&](array<float>& a, int rows, int cols) { return stack<float>{a.data(), experts, rows, cols, static_cast<long long>(rows) * cols, cols}; };
-    op::args a{.x = {x.data(), tokens, wide, wide}, .dy = {dy.data(), tokens, wide, wide}, .index = r.index(), .gate = w.in(w.gate), .up = w.in(w.up), .down = w.out(), .dx = {got_dx.data(), tokens, wide, wide},
-               .d_gate = outs(got_dg, inner, wide), .d_up = outs(got_du, inner, wide), .d_down = outs(got_dd, wide, inner), .d_weight = got_dw.data()};
+    typename op::args a{};
+    a.x = {x.data(), tokens, wide, wide}, a.dy = {dy.data(), tokens, wide, wide}, a.index = r.index(), a.gate = gate, a.up = up, a.down = down, a.dx = {got_dx.data(), tokens, wide, wide}, a.d_weight = got_dw.data();
+    if constexpr (op::trains) a.d_gate = outs(got_dg, inner, wide), a.d_up = outs(got_du, inner, wide), a.d_down = outs(got_dd, wide, inner);
     run_op<op>(context, a);
     const auto compare = [&](const char* name, const array<float>& got, const std::vector<double>& want, const std::vector<double>& bound) {
       REQUIRE(got.guarded());
@@ -211,11 +222,77 @@ TEST_CASE("moe: backward", "[flow][moe]") {
         }
     };
     compare("dx", got_dx, dx, dxe);
-    compare("d_gate", got_dg, dg, dge);
-    compare("d_up", got_du, du, due);
-    compare("d_down", got_dd, dd, dde);
+    if constexpr (op::trains) {
+      compare("d_gate", got_dg, dg, dge);
+      compare("d_up", got_du, du, due);
+      compare("d_down", got_dd, dd, dde);
+    }
     compare("d_weight", got_dw, dw, dwe);
   });
+}
+
+TEST_CASE("moe: backward", "[flow][moe]") {
+  std::mt19937 generator(moe_seed);
+  const int experts = 5;
+  const dense_weights w(experts, 56, 40, generator);
+  backward_case<dense>(w.real, experts, 0, w.in(w.gate), w.in(w.up), w.out(), generator);
+}
+
+TEST_CASE("moe: backward through packed experts", "[flow][moe]") {
+  std::mt19937 generator(moe_seed);
+  packed_experts<policy::q4_0>(5, 64, 288, generator, [&](const expert_weights& real, const auto& gate, const auto& up, const auto& down) {      // more than one part of columns
+    backward_case<moe::quantized_experts<policy::q4_0>>(real, 5, 0x1p-8 + 0x1p-12, gate, up, down, generator);
+  });
+}
+
+// Three dense experts, an identity (id 3), two constants (ids 4 and 5); id 6 is a zero expert: of no kind, it gives nothing.
+TEST_CASE("moe: constant, identity and zero experts", "[flow][moe]") {
+  using op = moe::scatter_moe<dense, policy::silu, float>;
+  std::mt19937 generator(moe_seed);
+  const int experts = 3, wide = 40, inner = 24, choices = 2, constants = 2, first = 4;
+  const dense_weights w(experts, inner, wide, generator);
+  const array<bf16> constant = random_array<bf16>(std::size_t(constants) * wide, generator);
+  for (const bool some : {true, false}) {      // false: nobody chose an expert that has rows
+    const int tokens = 23;
+    const array<bf16> x = random_array<bf16>(std::size_t(tokens) * wide, generator);
+    array<int> ids(std::size_t(tokens) * choices);
+    for (int t = 0; t < tokens; ++t) ids[2 * t] = some ? int(generator() % 7) : 3 + int(generator() % 4), ids[2 * t + 1] = ids[2 * t] == 5 ? 4 : 5;
+    const routing r(std::vector<int>(ids.begin(), ids.end()), tokens, choices, experts, 1, 0, generator);
+    array<float> share(tokens), y(std::size_t(tokens) * wide), without(y.size());
+    for (int s = 0; s < tokens * choices; ++s) share[s / choices] += ids[s] == 3 ? r.weight[s] : 0.0f;
+    for_each_context(moe_seed, [&](const auto& context) {
+      op::args a{.x = {x.data(), tokens, wide, wide}, .index = r.index(), .gate = w.in(w.gate), .up = w.in(w.up), .down = w.out(), .y = {without.data(), tokens, wide, wide}, .share = share.data()};
+      run_op<op>(context, a);
+      a.y.data = y.data(), a.constants = {constant.data(), constants, wide, wide}, a.ids = ids.data(), a.first_constant = first;
+      run_op<op>(context, a);
+      for (int t = 0; t < tokens; ++t)
+        for (int c = 0; c < wide; ++c) {
+          double want = without[std::size_t(t) * wide + c], size = std::abs(want);      // layer_case holds that to the definition
+          for (int s = 2 * t; s < 2 * t + 2; ++s)
+            if (ids[s] == 4 || ids[s] == 5) {
+              const double v = r.weight[s] * value(constant[std::size_t(ids[s] - first) * wide + c]);
+              want += v, size += std::abs(v);
+            }
+          const double got = y[std::size_t(t) * wide + c];
+          if (!(std::abs(got - want) <= 0x1p-20 * (size + std::abs(share[t]) * 8) + 1e-30)) {
+            CAPTURE(t, c, want, got);
+            REQUIRE(std::abs(got - want) <= 0x1p-20 * size);
+          }
+        }
+    });
+    op::args bad{.x = {x.data(), tokens, wide, wide}, .index = r.index(), .gate = w.in(w.gate), .up = w.in(w.up), .down = w.out(), .y = {y.data(), tokens, wide, wide}, .constants = {constant.data(), constants, wide, wide}, .first_constant = first};
+    const auto refused = [&](errc code, const std::string& word) {
+      const status st = op::check(any_context(), bad);
+      CAPTURE(st.what, word);
+      CHECK(st.code == code);
+      CHECK(std::string(st.what).find(word) == 0);
+    };
+    refused(errc::null_pointer, "ids is null");
+    bad.ids = ids.data(), bad.first_constant = 2;
+    refused(errc::bad_value, "first_constant");
+    bad.first_constant = first, bad.constants.cols = 32;
+    refused(errc::bad_shape, "constants");
+  }
 }
 
 TEST_CASE("moe: refusals", "[flow][moe]") {

@@ -1,4 +1,4 @@
-// Products of operands that are block-scaled on both sides, and products in groups along k, compiled to machine code by scripts/machine_code.py. One kernel a
+// Products of operands that are block-scaled on both sides, products in groups along k and persistent ones, compiled to machine code by scripts/machine_code.py. One kernel a
 // compilation, chosen by -DKERNEL=name. Nothing here runs.
 #include <smalti/ops/gemm/quantized.hpp>
 #include <smalti/ops/quantize.hpp>
@@ -25,14 +25,16 @@ using nvfp4_decode = product<policy::nvfp4_tokens, policy::nvfp4_multiplier, gem
 using mxfp4_groups = quantize::tokens<bf16, policy::mxfp4_tokens<>>::kernel<chosen<quantize::tokens_tuning, quantize::tokens_default<32>>>;
 using nvfp4_groups = quantize::tokens<bf16, policy::nvfp4_tokens>::kernel<chosen<quantize::tokens_tuning, quantize::tokens_default<16>>>;
 
-// ---- groups along k
-template <class Op, gemm_regime Regime> struct along_k {
+// ---- groups along k, and blocks that make tile after tile
+template <class Op, gemm_regime Regime> struct linear {
   using problem = typename Op::problem;
   using arguments = typename problem::arguments;
-  template <target T> using agent = gemm::linear_agent<picked(gemm::default_linear_tuning<typename problem::operand_type, false, problem::chunk>{}(T, Regime)), problem>;
+  template <target T> using agent = gemm::linear_agent<picked(gemm::default_linear_tuning<typename problem::operand_type, false, problem::chunk, problem::rows_type::along_k, problem::persistent>{}(T, Regime)), problem, problem::persistent && gemm::loops_over_tiles(T)>;
 };
-using w4a16_depth = along_k<gemm::grouped_depth_weight_only<policy::int4_affine<128>>, gemm_regime::prefill>;
-using fp8_depth = along_k<gemm::grouped_depth_quantized<policy::fp8_tokens<128>, policy::fp8_row_block>, gemm_regime::prefill>;
+using w4a16_depth = linear<gemm::grouped_depth_weight_only<policy::int4_affine<128>>, gemm_regime::prefill>;
+using fp8_depth = linear<gemm::grouped_depth_quantized<policy::fp8_tokens<128>, policy::fp8_row_block>, gemm_regime::prefill>;
+struct persistent_options : gemm::linear_options { static constexpr bool persistent = true; };
+using w4a16_persistent = linear<gemm::weight_only<policy::int4_symmetric<128>, policy::chain<>, bf16, bf16, persistent_options>, gemm_regime::prefill>;
 struct depth_sums {
   using sums = gemm::segment_sums<bf16, 8, 128, 128, std::int32_t, 16, 64>;
   using arguments = typename sums::arguments;

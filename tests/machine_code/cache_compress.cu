@@ -14,6 +14,9 @@ using tova = cache::observe<bf16, 128, policy::last_query, attention::paged_kv<b
 using score_shared = tova::kernel<chosen_mass, true>;
 using score_lse = observed::lse_kernel<chosen_mass>;
 using candidates = snapkv::candidate_kernel;
+using kept_scores = cache::h2o<bf16, 128>::keep_scores_kernel;
+using copied_scores = cache::h2o<bf16, 128>::copy_scores_kernel;
+using page_candidates = cache::compress<bf16, 128, policy::in_pages<policy::observation_window<>, 16>>::candidate_kernel;
 using survivors = snapkv::survivor_kernel;
 using row_lists = snapkv::row_list_kernel;
 struct gather {

@@ -2,6 +2,7 @@
 // scripts/machine_code.py. One kernel a compilation, chosen by -DKERNEL=name. Nothing here runs.
 #include <smalti/flow/actqkv.hpp>
 #include <smalti/flow/sparf.hpp>
+#include <smalti/ops/cache/match_pairs.hpp>
 #include <smalti/ops/cache/systems.hpp>
 
 namespace kernels {
@@ -15,6 +16,8 @@ using merge_threshold = merging::threshold_kernel;
 using merge_gate = merging::gate_kernel;
 using merge_begins = merging::begins_kernel;
 using merge_fold = merging::fold_kernel;
+using pair_rows = cache::match_pairs<bf16, 128>::rows_kernel;
+using pair_scores = cache::match_pairs<bf16, 128>::scores_kernel;
 using sparf = cache::sparf<bf16, 128, 16>;
 using sparf_channels = cache::sparf_index<bf16, 128, 16>::channels_kernel;
 using sparf_sums = cache::sparf_index<bf16, 128, 16>::sums_kernel;

@@ -47,15 +47,27 @@ template <template <moe::rows_tuning> class Agent> struct rows_kernel {
   template <target T> using agent = Agent<tuning{}(T)>;
 };
 template <moe::rows_tuning T> using combine_of = moe::combine_agent<T, float, bf16, bf16, 4, 8, 8, true, moe::same_rows::shared>;
+template <moe::rows_tuning T> using combine_constants_of = moe::combine_agent<T, float, bf16, bf16, 4, 8, 8, true, moe::same_rows::shared, true>;
+template <moe::rows_tuning T> using gate_of = moe::gate_agent<T, float, bf16, policy::silu, 4, 8>;
 template <moe::rows_tuning T> using dispatch_of = moe::dispatch_agent<T, bf16, 8>;
 template <moe::rows_tuning T> using gradient_of_gate = moe::gated_gradient_agent<T, bf16, float, policy::silu, 8, 4, true>;
 using combine = rows_kernel<combine_of>;
+using combine_constants = rows_kernel<combine_constants_of>;
+using gate = rows_kernel<gate_of>;
 using dispatch = rows_kernel<dispatch_of>;
 using gated_gradient = rows_kernel<gradient_of_gate>;
 struct mix {
   using arguments = lora::mix_arguments<bf16>;
   using tuning = chosen<lora::mix_tuning, lora::default_mix_tuning>;
   template <target T> using agent = lora::mix_agent<tuning{}(T), bf16>;
+};
+// the base product of decoding that adds each row's adapter
+using base_of_rows = gemm::dense<bf16, bf16, bf16, policy::chain<policy::add_low_rank_of_row<bf16>>>;
+struct fused_rows {
+  using tuning = chosen<gemm::gemm_tuning, gemm::order_tuning<bf16, false, gemm::options>>;
+  using kernel = base_of_rows::kernel<tuning, gemm_regime::decode, false>;
+  using arguments = kernel::arguments;
+  template <target T> using agent = kernel::agent<T>;
 };
 using count = lora::count_kernel<std::int32_t>;
 using ends = lora::ends_kernel<std::int32_t>;

@@ -6,7 +6,10 @@
 #include <smalti/ops/gemm/options.hpp>
 #include <smalti/ops/gemm/tuning.hpp>
 #include <smalti/policy/codec.hpp>
+#include <smalti/policy/gate.hpp>
 #include <smalti/policy/score.hpp>
+#include <smalti/policy/sink_window_blocks.hpp>
+#include <smalti/policy/work_list.hpp>
 #include <smalti/tile/launch.hpp>
 #include "tuned.hpp"
 
@@ -120,6 +123,15 @@ struct splitting : attention::options {
 struct latent_values : attention::options {
   static constexpr int value_dim = 512;
 };
+struct gated : attention::options {
+  using gate = policy::sigmoid_gate<bf16>;
+};
+struct in_equal_shares : splitting {
+  using work = policy::balanced_work;
+};
+struct near_and_first : attention::options {
+  using blocks = policy::sink_window_blocks<64, 64>;
+};
 using attention::attention_regime;
 // As the op starts it, with the default tuning or another's.
 template <int D, class Kv, class Mask, class Options = plain, attention_regime Regime = attention_regime::prefill>
@@ -142,6 +154,9 @@ using attention_decode = attend<128, attention::paged_kv<bf16, 16>, policy::caus
 using attention_decode_whole = attend<128, attention::paged_kv<bf16, 16>, policy::causal, ragged_rows, attention_regime::decode>;
 using attention_decode_64 = attend<64, attention::paged_kv<bf16, 16>, policy::causal, splitting, attention_regime::decode>;
 using attention_decode_256 = attend<256, attention::paged_kv<bf16, 16>, policy::causal, splitting, attention_regime::decode>;
+using attention_balanced = attend<128, attention::paged_kv<bf16, 16>, policy::causal, in_equal_shares, attention_regime::decode>;
+using attention_gated = attend<128, attention::dense_kv<bf16>, policy::causal, gated>;
+using attention_sink_window = attend<128, attention::dense_kv<bf16>, policy::sink_window<>, near_and_first>;
 using attention_latent = attend<576, attention::paged_kv<bf16, 64>, policy::causal, latent_values, attention_regime::decode>;
 
 }  // namespace kernels

@@ -28,6 +28,12 @@ using place = indexed<route::place_agent>;
 using scatter = indexed<route::scatter_agent>;
 using tile_list = indexed<route::tile_list_agent>;
 
+using balance = route::balance_loss<policy::softmax_scorer, route::up_to<256>>;
+using balance_mean = balance::mean_kernel<chosen<route::route_tuning, route::default_tuning<256>>>;
+using balance_loss = balance::loss_kernel;
+using sign_step = route::sign_bias::kernel;
+using pid_step = route::pid_bias::kernel;
+
 }  // namespace kernels
 
 smalti::status start(const smalti::cuda_context& context, const kernels::KERNEL::arguments& x) {

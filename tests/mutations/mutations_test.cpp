@@ -33,9 +33,6 @@ constexpr exception exceptions[] = {
     {defect::arrive_without_order,
      "x86 orders memory at every atomic addition; the thread sanitizer's build, and other processors, can tell"},
     {defect::padding_rows_weigh, "the host's products skip rows that are not there; a GPU multiplies their zeros with a weight that may be infinite"},
-    {defect::planes_reversed, "asked for in a constant expression, where no defect is at work: it needs a place that runs"},
-    {defect::last_page_out_of_table, "the tile that reads past the table is clamped before it is read since gathers are shared: to be seeded anew"},
-    {defect::norm_without_epsilon, "caught by this battery alone, not beside the others: the reason is not found yet"},
 #if !defined(_OPENMP)
     {defect::scan_carry_includes_itself, "without OpenMP there is one thread, and the code is that of several"},
 #endif

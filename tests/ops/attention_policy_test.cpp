@@ -226,11 +226,12 @@ TEST_CASE("ragged work in parts of equal length", "[ops][attention]") {
     q.fill(generator), k.fill(generator), v.fill(generator);
     const int count = policy::balanced_items(shape.sequences(), blocks);
     test::array<policy::work_item> items(count);
+    test::array<std::int32_t> begins(blocks + 1);
     test::check_attention<op, bf16, float>(shape, q, row_order::ragged, [&](int s, int h, int j, int c) { return k.get(s, h, j, c); },
                                            [&](int s, int h, int j, int c) { return v.get(s, h, j, c); }, test::causal_terms(), seed, [&](const auto&, auto& x) {
                                              x.kv = {k.rows<const bf16>(), v.rows<const bf16>()};
-                                             REQUIRE(policy::plan_balanced(shape.keys.data(), shape.sequences(), 32, blocks, items.data(), count).code == errc::ok);
-                                             x.work = {items.data(), count};
+                                             REQUIRE(policy::plan_balanced(shape.keys.data(), shape.sequences(), 32, blocks, items.data(), count, begins.data()).code == errc::ok);
+                                             x.work = {items.data(), count, begins.data(), blocks};
                                            });
   };
   for (const int blocks : {1, 4, 9}) {
@@ -245,10 +246,11 @@ TEST_CASE("a list of work that leaves parts out is refused", "[ops][attention]")
   test::array<float> o(2 * 64);
   const std::int32_t lengths[] = {128, 128};
   policy::work_item items[6];
+  std::int32_t begins[5];
   const host_context context{1};
   op::args x{.q = attention::bshd<const bf16>(memory.data(), 2, 1, 1, 64), .kv = {attention::bshd<const bf16>(memory.data(), 2, 128, 1, 64), attention::bshd<const bf16>(memory.data(), 2, 128, 1, 64)}, .o = attention::bshd(o.data(), 2, 1, 1, 64)};
-  x.work = {items, 6};
-  const auto plan = [&] { REQUIRE(policy::plan_balanced(lengths, 2, 32, 4, items, 6).code == errc::ok); };
+  x.work = {items, 6, begins, 4};
+  const auto plan = [&] { REQUIRE(policy::plan_balanced(lengths, 2, 32, 4, items, 6, begins).code == errc::ok); };
   plan();
   REQUIRE(op::check(context, x).code == errc::ok);
   items[1].begin += 1;
@@ -265,7 +267,16 @@ TEST_CASE("a list of work that leaves parts out is refused", "[ops][attention]")
   REQUIRE(op::check(context, x).code == errc::bad_value);
   x.split_keys = 0, x.work.count = 1;
   REQUIRE(op::check(context, x).code == errc::bad_shape);
-  x.work = {nullptr, 6};
+  x.work = {items, 6, begins, 4};
+  plan(), begins[4] -= 1;
+  REQUIRE(op::check(context, x).code == errc::bad_value);
+  plan(), begins[1] = begins[4];
+  REQUIRE(op::check(context, x).code == errc::bad_value);
+  plan(), x.work.workers = 0;
+  REQUIRE(op::check(context, x).code == errc::bad_value);
+  x.work = {items, 6, nullptr, 4};
+  REQUIRE(op::check(context, x).code == errc::null_pointer);
+  x.work = {nullptr, 6, begins, 4};
   REQUIRE(op::check(context, x).code == errc::null_pointer);
 }
 
@@ -273,12 +284,13 @@ TEST_CASE("a balanced list covers every tile once", "[policy][attention]") {
   std::mt19937 generator(seed);
   CAPTURE(seed);
   for (int trial = 0; trial < 200; ++trial) {
-    const int sequences = int(generator() % 9), blocks = 1 + int(generator() % 40), tile = 1 + int(generator() % 64), overhead = int(generator() % 4);
-    std::vector<std::int32_t> lengths(sequences);
+    const int sequences = int(generator() % 9), workers = 1 + int(generator() % 40), tile = 1 + int(generator() % 64), overhead = int(generator() % 4);
+    std::vector<std::int32_t> lengths(sequences), begins(workers + 1);
     long long all = 0;
     for (auto& n : lengths) n = std::int32_t(generator() % (trial % 2 ? 2000 : 5)), all += (n + tile - 1) / tile + overhead;
-    std::vector<policy::work_item> items(policy::balanced_items(sequences, blocks));
-    REQUIRE(policy::plan_balanced(lengths.data(), sequences, tile, blocks, items.data(), int(items.size()), overhead).code == errc::ok);
+    std::vector<policy::work_item> items(policy::balanced_items(sequences, workers));
+    CAPTURE(trial, sequences, workers, tile, overhead);
+    REQUIRE(policy::plan_balanced(lengths.data(), sequences, tile, workers, items.data(), int(items.size()), begins.data(), overhead).code == errc::ok);
     int w = 0;
     for (int s = 0; s < sequences; ++s) {
       int at = 0;
@@ -286,21 +298,31 @@ TEST_CASE("a balanced list covers every tile once", "[policy][attention]") {
       for (int p = 0; p < parts; ++p, ++w) {
         REQUIRE(items[w].sequence == s);
         REQUIRE(items[w].part == p);
+        REQUIRE(items[w].parts == parts);
         REQUIRE(items[w].place == first);
         REQUIRE(items[w].begin == at);
-        REQUIRE(items[w].end - at <= std::max<long long>(1, (all + blocks - 1) / blocks));
         at = items[w].end;
       }
       REQUIRE(at == (lengths[s] + tile - 1) / tile);
     }
+    REQUIRE(begins[0] == 0);
+    REQUIRE(begins[workers] == w);
+    for (int k = 0; k < workers; ++k) {
+      REQUIRE(begins[k] <= begins[k + 1]);
+      long long cost = 0;
+      for (int i = begins[k]; i < begins[k + 1]; ++i) cost += items[i].end - items[i].begin + overhead;
+      REQUIRE(cost <= (all + workers - 1) / workers + std::max(overhead, 1));
+      for (int i = begins[k] + 1; i < begins[k + 1]; ++i) REQUIRE(items[i].sequence > items[i - 1].sequence);
+    }
     for (; w < int(items.size()); ++w) REQUIRE(items[w].sequence == -1);
   }
   policy::work_item one[3];
+  std::int32_t begins[4];
   const std::int32_t length = 5, negative = -1;
-  REQUIRE(policy::plan_balanced(&length, 1, 0, 1, one, 3).code == errc::bad_value);
-  REQUIRE(policy::plan_balanced(&length, 1, 16, 0, one, 3).code == errc::bad_value);
-  REQUIRE(policy::plan_balanced(&length, 1, 16, 3, one, 3).code == errc::bad_shape);
-  REQUIRE(policy::plan_balanced(&negative, 1, 16, 1, one, 3).code == errc::bad_value);
+  REQUIRE(policy::plan_balanced(&length, 1, 0, 1, one, 3, begins).code == errc::bad_value);
+  REQUIRE(policy::plan_balanced(&length, 1, 16, 0, one, 3, begins).code == errc::bad_value);
+  REQUIRE(policy::plan_balanced(&length, 1, 16, 3, one, 3, begins).code == errc::bad_shape);
+  REQUIRE(policy::plan_balanced(&negative, 1, 16, 1, one, 3, begins).code == errc::bad_value);
 }
 
 TEST_CASE("values of latent attention are the beginnings of its keys", "[ops][attention]") {

@@ -107,6 +107,14 @@ TEST_CASE("attention of fp16, of fp8 keys, to every result", "[ops][attention]")
   }
 }
 
+#if !defined(__CUDACC__)
+TEST_CASE("attention of floats", "[ops][attention]") {
+  compare<float, 64, 64>({{40, 40}, {77, 130}, 4, 2}, row_order::bshd, row_order::bhsd, test::causal_terms());
+  compare<float, 64, 64, float, float, policy::causal, policy::lse_e<float>, true>({{1, 2}, {77, 200}, 8, 2}, row_order::ragged, row_order::ragged, test::causal_terms(), 64);
+  compare<float, 64, 64>({{70}, {300}, 2, 1}, row_order::bshd, row_order::bshd, test::causal_terms(), 0, false);
+}
+#endif
+
 TEST_CASE("split keys merge to the same result", "[ops][attention]") {
   for (int split_keys : {32, 50, 1000}) {
     compare<bf16, 64, 64, bf16, float, policy::causal, policy::lse_e<float>, true>({{40, 40}, {177, 64}, 4, 2}, row_order::bshd, row_order::bshd, test::causal_terms(), split_keys);

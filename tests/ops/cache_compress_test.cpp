@@ -7,90 +7,6 @@ using namespace test::compressed;
 
 namespace {
 
-// Rows of survivors, to the bit; those of kept_before name tokens by their place among all.
-void check_rows(world& w, const std::vector<std::vector<int>>& alive, bool keys = true) {
-  for (int l = 0; l < w.shape.layers; ++l)
-    for (const cache::plane p : {cache::plane::keys, cache::plane::values}) {
-      if (p == cache::plane::keys && !keys) continue;
-      w.each_row(p, l, [&](const bf16* row, int h, int i) {
-        const auto& from = (p == cache::plane::keys ? w.k : w.v)[std::size_t(l)][std::size_t(h)];
-        if (std::memcmp(row, from.data() + std::size_t(alive[std::size_t(w.shape.track(l, h))][std::size_t(i)]) * D, D * sizeof(bf16)) != 0) FAIL("a row is wrong: layer " << l << " head " << h << " rank " << i);
-      });
-    }
-}
-
-// The laws of one composition. rows: queries it observes after the prefill, 0: none.
-template <class System> void laws(const pool_shape& shape, int rows, int n, int tokens, bool turns = false) {
-  CAPTURE(seed, shape.per_head, rows, n, tokens);
-  const test::array<float> turning = test::array_of(frequencies());
-  std::vector<std::vector<int>> first;
-  std::vector<std::byte> first_pool;
-  test::for_each_context(seed, [&](const auto& context) {
-    if (System::reads_back && !is_host<std::decay_t<decltype(context)>>) return;
-    world w(shape, 2, unsigned(n));
-    w.append(context, n);
-    if constexpr (System::scorer::observes)
-      if (rows > 0) w.template observe<System>(context, std::min(rows, n));
-    typename System::args settings;
-    if (turns) settings.frequencies = turning.data();
-
-    // Dense limit: nothing changes, not one bit.
-    const std::vector<std::byte> pool(w.memory.begin(), w.memory.end()), metadata(w.metadata.begin(), w.metadata.end());
-    const int free = w.pages.free_pages();
-    for (const int much : {n, n + 9}) {
-      const answer a = compress<System>(context, w, much, settings);
-      CAPTURE(a.st.what);
-      REQUIRE(a.st.code == errc::ok);
-      for (const auto& track : a.kept) REQUIRE(track == w.all());
-      REQUIRE(std::memcmp(pool.data(), w.memory.data(), pool.size()) == 0);
-      REQUIRE(w.pages.free_pages() == free);
-    }
-    // A fork holds the old pages: it keeps every bit, and the pool gets them when it closes.
-    cache::sequence fork;
-    REQUIRE(w.pages.fork(w.s, fork).code == errc::ok);
-    const answer a = compress<System>(context, w, tokens, settings);
-    CAPTURE(a.st.what, a.st.got, a.st.need);
-    REQUIRE(a.st.code == errc::ok);
-    // Budget.
-    long long sum = 0, most = 0;
-    for (const auto& track : a.kept) sum += int(track.size()), most = std::max<long long>(most, int(track.size()));
-    REQUIRE(sum <= static_cast<long long>(shape.tracks()) * tokens);
-    if (tokens < n) REQUIRE(sum == static_cast<long long>(shape.tracks()) * tokens);
-    // Tokens, pages, bytes.
-    int need = 0;
-    for (int t = 0; t < shape.tracks(); ++t) {
-      REQUIRE(w.pages.tokens(w.s, t) == int(a.kept[std::size_t(t)].size()));
-      need += (int(a.kept[std::size_t(t)].size()) + shape.page - 1) / shape.page;
-    }
-    REQUIRE(w.pages.pages_of(w.s) == need);
-    REQUIRE(w.pages.positions(w.s) == n);
-    check_rows(w, a.kept, !turns);
-    const cache::sequence compressed = w.s;
-    w.s = fork;
-    check_rows(w, std::vector<std::vector<int>>(std::size_t(shape.tracks()), w.all()));
-    w.s = compressed;
-    REQUIRE(w.pages.close(fork).code == errc::ok);
-    REQUIRE(w.pages.free_pages() == shape.pages - need);
-    REQUIRE(w.pages.bytes_in_use() == need * cache::page_bytes(storage::format, shape));
-    // The next tokens follow.
-    w.append(context, 3);
-    std::vector<std::vector<int>> alive = a.kept;
-    for (auto& track : alive)
-      for (int i = 0; i < 3; ++i) track.push_back(n + i);
-    check_rows(w, alive, !turns);
-    // Determinism: every machine, thread count and order of blocks.
-    if (first.empty()) {
-      first = a.kept, first_pool.assign(w.memory.begin(), w.memory.end());
-    } else {
-      REQUIRE(first == a.kept);
-      REQUIRE(std::memcmp(first_pool.data(), w.memory.data(), first_pool.size()) == 0);
-    }
-    REQUIRE(w.pages.close(w.s).code == errc::ok);
-    REQUIRE(w.pages.free_pages() == shape.pages);
-    REQUIRE(w.pages.audit().code == errc::ok);
-  });
-}
-
 // The best of scores stay, up to rounding: a dropped candidate scores at most `slack` more than a kept one.
 void check_choice(const std::vector<int>& kept, const oracle::row_of_doubles& scores, int first, int last, double slack) {
   std::vector<char> in(scores.size(), 0);
@@ -132,6 +48,41 @@ TEST_CASE("laws of every composition of cache compression", "[ops][cache][compre
   laws<cache::streaming_llm<bf16, D, 4, policy::compact>>(together, 0, 77, 20, true);
   laws<cache::streaming_llm<bf16, D, 4, policy::keep_original>>({.pages = 60, .page = 8, .kv_heads = 2, .key_dim = D, .value_dim = D, .layers = 2}, 0, 41, 11);
   laws<cache::compress<bf16, D, policy::observation_window<window, 5, policy::pooling::average_inside, policy::over_heads::maximum>, policy::information_density>>(apart, window, 50, 30);
+}
+
+TEST_CASE("pages stay or go whole, the best first", "[ops][cache][compress]") {
+  constexpr int page = 8;
+  using votes_of_pages = policy::in_pages<policy::observation_window<window>, page>;
+  using system = cache::compress<bf16, D, votes_of_pages>;
+  laws<system>(apart, window, 77, 40);
+  laws<cache::compress<bf16, D, policy::in_pages<policy::accumulated<policy::over_heads::sum, 4>, page>, policy::head_adaptive<policy::uniform>>>(apart, 77, 77, 48);
+  test::for_each_context(seed, [&](const auto& context) {
+    world w(apart, 2, 51);
+    w.append(context, 91);
+    w.observe<system>(context, window);
+    const std::vector<float> scores(w.scores.begin(), w.scores.end());
+    const answer a = compress<system>(context, w, 45);
+    CAPTURE(a.st.what);
+    REQUIRE(a.st.code == errc::ok);
+    const int last = (91 - window) / page * page, stay = (45 - (91 - last)) / page;
+    for (std::size_t t = 0; t < a.kept.size(); ++t) {
+      std::vector<std::pair<float, int>> best;
+      for (int p = 0; p < last / page; ++p) best.emplace_back(-*std::max_element(scores.begin() + std::ptrdiff_t(t * world::capacity) + p * page, scores.begin() + std::ptrdiff_t(t * world::capacity) + (p + 1) * page), p);
+      std::sort(best.begin(), best.end());
+      std::vector<int> want;
+      for (int i = 0; i < stay; ++i)
+        for (int j = 0; j < page; ++j) want.push_back(best[std::size_t(i)].second * page + j);
+      for (int j = last; j < 91; ++j) want.push_back(j);
+      std::sort(want.begin(), want.end());
+      REQUIRE(a.kept[t] == want);
+    }
+    system::args y;
+    std::vector<int> budgets(std::size_t(apart.tracks()), 12);
+    y.cache = &w.pages, y.sequence = w.s, y.pool = w.pool, y.scores = w.score_view(), y.tokens = 45, y.budgets = budgets.data();
+    REQUIRE(std::string(system::check(context, y).what).find("budgets: whole pages stay") == 0);
+    y.budgets = nullptr, y.tokens = window + page - 2;
+    REQUIRE(std::string(system::check(context, y).what).find("tokens must not be below the protected") == 0);
+  });
 }
 
 TEST_CASE("observe: attention that each token gets, from given and from own log-sum-exps", "[ops][cache][compress]") {

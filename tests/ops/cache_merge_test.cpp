@@ -1,4 +1,5 @@
 // Tokens that merge into survivors (D2O), against its definition in double, and compaction by a choice of the caller's.
+#include <smalti/ops/cache/match_pairs.hpp>
 #include "compress_problem.hpp"
 
 using namespace smalti;
@@ -67,7 +68,60 @@ template <class System> void follow(const pool_shape& shape, bool own, bool conv
   });
 }
 
+// A threshold for each layer; survivors that take others in are not what they were.
+struct merging_needs : nothing_else {
+  test::array<float> thresholds;
+  explicit merging_needs(const pool_shape& s) : nothing_else(s), thresholds(std::size_t(s.layers)) {
+    changes_rows = true;
+    for (float& t : thresholds) t = NAN;
+  }
+  template <class Args> void give(Args& x) {
+    x.thresholds = thresholds.data();
+    if constexpr (requires { x.allocator.exempt_first; }) x.allocator.exempt_first = x.allocator.exempt_last = 0;      // all layers keep the budget
+  }
+  void unchanged() {
+    for (const float t : thresholds) REQUIRE(std::isnan(t));
+  }
+};
+// A second pool: no token is in neither of the two, and none in both.
+struct demoting_needs : nothing_else {
+  using low_storage = policy::kv_int2<32>;
+  using low_cache = cache::paged<low_storage>;
+  pool_shape shape;
+  cache::paged_limits limits{.sequences = 2, .tokens = 200};
+  test::array<std::byte> metadata, memory;
+  low_cache low;
+  cache::sequence s;
+  cache::page_pool pool;
+  explicit demoting_needs(const pool_shape& like) : nothing_else(like), shape(like), metadata(low_cache::metadata_bytes(like, limits)), memory(cache::pool_bytes<low_storage>(like)) {
+    REQUIRE(low.attach(shape, limits, {metadata.data(), metadata.size()}).code == errc::ok);
+    REQUIRE(cache::make_pool<low_storage>(shape, {memory.data(), memory.size()}, pool).code == errc::ok);
+    REQUIRE(low.open(s).code == errc::ok);
+  }
+  template <class Args> void give(Args& x) { x.low = {&low, s, pool, nullptr}; }
+  void unchanged() { REQUIRE(low.free_pages() == shape.pages); }
+  void check(world& w, const std::vector<std::vector<int>>& kept, int n) {
+    int pages = 0;
+    for (int t = 0; t < shape.tracks(); ++t) {
+      REQUIRE(low.tokens(s, t) + int(kept[std::size_t(t)].size()) == n);
+      REQUIRE(w.pages.tokens(w.s, t) + low.tokens(s, t) == n);
+      pages += (low.tokens(s, t) + shape.page - 1) / shape.page;
+    }
+    REQUIRE((low.pages_of(s) == pages && low.free_pages() == shape.pages - pages));
+    REQUIRE(low.bytes_in_use() == pages * cache::page_bytes(low_storage::format, shape));
+    REQUIRE(memory.guarded());
+    REQUIRE(low.close(s).code == errc::ok);
+    REQUIRE((low.free_pages() == shape.pages && low.audit().code == errc::ok));
+  }
+};
+
 }  // namespace
+
+TEST_CASE("laws of the compositions that merge and that demote", "[ops][cache][compress]") {
+  laws<cache::d2o<bf16, D>, merging_needs>(apart, 70, 70, 20);
+  laws<cache::snapkv<bf16, D, window, 5, policy::uniform, policy::merge<>>, merging_needs>(together, window, 64, 17);
+  laws<cache::compress<bf16, D, policy::accumulated<>, policy::uniform, policy::demote<demoting_needs::low_storage>>, demoting_needs>(apart, 70, 70, 20);
+}
 
 TEST_CASE("d2o: evicted tokens merge into the survivors they are most like", "[ops][cache][compress]") {
   follow<cache::d2o<bf16, D>>({.pages = 200, .page = 8, .kv_heads = 2, .key_dim = D, .value_dim = D, .layers = 2, .per_head = true, .per_layer = true}, false, true);
@@ -111,6 +165,74 @@ TEST_CASE("laws of merging: no token passes a threshold above 1, a duplicate cha
   REQUIRE(thresholds[0] == Approx(1.0).margin(2e-6));
   w.each_row(cache::plane::keys, 0, [&](const bf16* row, int h, int) {
     for (int c = 0; c < D; ++c) REQUIRE(row[c].bits == narrow<bf16>(float(c + 1 + h) / 4).bits);
+  });
+}
+
+TEST_CASE("bipartite matching: the even tokens that an odd one resembles most go, and fold in", "[ops][cache][compress]") {
+  constexpr int sinks = 4, recent = 16, n = 73, tokens = 52;
+  using match = cache::match_pairs<bf16, D>;
+  using system = cache::compress<bf16, D, policy::bipartite<sinks, recent>, policy::uniform, policy::merge<policy::merge_weight::cosine_mean, policy::merge_gate::own>>;
+  test::for_each_context(seed, [&](const auto& context) {
+    for (const pool_shape& shape : {apart, together}) {
+      world w(shape, 2, 61);
+      w.append(context, n);
+      match::args m{.cache = &w.pages, .sequence = w.s, .pool = w.pool, .scores = w.score_view()};
+      test::array<std::byte> plan(match::plan_bytes(m));
+      m.plan = {plan.data(), plan.size()};
+      test::scratch scratch(match::workspace_bytes(context, m));
+      const status st = match::run(context, m, scratch.get());
+      CAPTURE(shape.per_head, st.what);
+      REQUIRE(st.code == errc::ok);
+      test::wait(context);
+      REQUIRE((w.scores.guarded() && plan.guarded() && scratch.guarded()));
+      const int shared = shape.per_head ? 1 : shape.kv_heads;
+      std::vector<std::vector<double>> want(std::size_t(shape.tracks()), std::vector<double>(n, 2.0));
+      for (int t = 0; t < shape.tracks(); ++t)
+        for (int a = 0; a < n; ++a) {
+          double sum = 0;
+          for (int h = 0; h < shared; ++h) {
+            const auto& k = w.k[std::size_t(t / shape.head_tracks())][std::size_t(shape.per_head ? t % shape.head_tracks() : h)];
+            double best = -INFINITY;
+            for (int b = 1; b < n; b += 2) {
+              double dot = 0, aa = 0, bb = 0;
+              for (int c = 0; c < D; ++c) {
+                const double x = test::value(k[std::size_t(a) * D + c]), y = test::value(k[std::size_t(b) * D + c]);
+                dot += x * y, aa += x * x, bb += y * y;
+              }
+              best = std::max(best, dot / std::sqrt(aa * bb));
+            }
+            sum += best / shared;
+          }
+          if (a % 2 == 0) want[std::size_t(t)][std::size_t(a)] = -sum;
+          // Sums of D products of bf16 in float, and three roundings.
+          REQUIRE(w.scores[std::size_t(t) * world::capacity + std::size_t(a)] == Approx(want[std::size_t(t)][std::size_t(a)]).margin(D * 0x1p-23));
+        }
+      test::array<float> thresholds(std::size_t(shape.layers));
+      for (float& t : thresholds) t = NAN;
+      system::args settings;
+      settings.thresholds = thresholds.data();
+      const answer r = compress<system>(context, w, tokens, settings);
+      CAPTURE(r.st.what);
+      REQUIRE(r.st.code == errc::ok);
+      for (int t = 0; t < shape.tracks(); ++t) {
+        std::vector<std::pair<double, int>> even;
+        for (int a = sinks; a < n - recent; a += 2) even.emplace_back(want[std::size_t(t)][std::size_t(a)], a);
+        std::sort(even.begin(), even.end());
+        const std::vector<int>& kept = r.kept[std::size_t(t)];
+        REQUIRE(int(kept.size()) == tokens);
+        const double edge = even[std::size_t(n - tokens)].first - even[std::size_t(n - tokens) - 1].first;
+        if (edge < 1e-5) continue;                                               // this seed cannot tell these two apart
+        for (int i = 0; i < n - tokens; ++i) REQUIRE(!std::binary_search(kept.begin(), kept.end(), even[std::size_t(i)].second));
+      }
+      const auto refused = [&](const char* what, auto spoil) {
+        match::args y = m;
+        spoil(y);
+        CAPTURE(what);
+        REQUIRE(std::string(match::check(context, y).what).find(what) == 0);
+      };
+      refused("scores is null", [](match::args& y) { y.scores.data = nullptr; });
+      refused("scores needs a row", [](match::args& y) { y.scores.cols = 3; });
+    }
   });
 }
 

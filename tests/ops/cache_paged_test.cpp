@@ -49,6 +49,8 @@ struct handle {
   sequence s;
   oracle::sequence is;
   std::vector<std::uint64_t> buffer;     // of pages swapped out
+  sequence low{};                        // what it has demoted, in a second cache
+  std::vector<std::vector<std::uint64_t>> demoted{};     // [track]
 };
 
 template <class Hash> void check_rows(const world<Hash>& w, const std::vector<const handle*>& batch) {
@@ -86,12 +88,14 @@ template <class Hash> void history(const pool_shape& shape, const paged_limits& 
   const auto pick = [&](int n) { return int(g() % unsigned(n)); };
   world<Hash> w(shape, limits);
   auto& c = w.cache;
+  world<Hash> below(shape, {.sequences = limits.sequences, .tokens = 6 * limits.tokens});
+  auto& b = below.cache;
   std::vector<handle> live;
   std::vector<sequence> dead;
   std::vector<std::byte> before(w.metadata.size());
   std::vector<int> slots(std::size_t(shape.tracks()) * std::size_t(limits.tokens + 4)), list(std::size_t(shape.pages) * limits.sequences), more(list.size());
   std::vector<int> source(std::size_t(shape.tracks())), target(source.size());
-  int done[12] = {}, exhausted = 0, matched_tokens = 0, copied = 0;
+  int done[13] = {}, exhausted = 0, matched_tokens = 0, copied = 0;
 
   // What the oracle says about free pages: those that no sequence's table names.
   const auto pages_named = [&](const handle& h) {
@@ -139,6 +143,68 @@ template <class Hash> void history(const pool_shape& shape, const paged_limits& 
       }
   };
 
+  // Survivors, other ones in each track, to fresh pages. False: refused, and nothing has changed.
+  const auto rewrite = [&](handle& h, const std::vector<std::vector<int>>& kept) {
+    std::vector<int> lengths;
+    int fresh = 0;
+    for (const auto& track : kept) lengths.push_back(int(track.size())), fresh += (lengths.back() + shape.page - 1) / shape.page;
+    const int held = c.pages_of(h.s), free = c.free_pages();
+    if (!c.rewrite(h.s, lengths.data(), list.data(), held)) {
+      REQUIRE((h.is.swapped || fresh > free));
+      return false;
+    }
+    std::vector<std::uint64_t> gathered = w.pool;
+    const sequence name = h.s;
+    const cache::batch_tables lies = c.tables_of(1, held);
+    std::vector<int> out(std::size_t(lies.ints()));
+    REQUIRE(c.tables(&name, 1, held, out.data(), lies.ints()).code == errc::ok);
+    int at = 0;
+    for (int l = 0; l < lies.layers; ++l)
+      for (int head = 0; head < lies.heads; ++head) {
+        const std::size_t t = std::size_t(l * lies.heads + head);
+        const int had = (int(h.is.rows[t].size()) + shape.page - 1) / shape.page;
+        for (int r = 0; r < lengths[t]; ++r)
+          gathered[std::size_t(lies.at(out.data(), l).slot(0, head, r))] = w.pool[std::size_t(list[std::size_t(at + kept[t][std::size_t(r)] / shape.page)]) * shape.page + kept[t][std::size_t(r)] % shape.page];
+        at += had;
+        std::vector<std::uint64_t> rows;
+        for (const int i : kept[t]) rows.push_back(h.is.rows[t][std::size_t(i)]);
+        h.is.rows[t] = rows;
+      }
+    REQUIRE(at == held);
+    w.pool = gathered;
+    h.is.floor = int(h.is.tokens.size());
+    return true;
+  };
+  // What compress does where its disposition demotes: as many tokens of each track go to the second cache.
+  const auto demote = [&](handle& h, int gone) {
+    const int need = b.pages_for(h.low, gone), free = b.free_pages();
+    if (need < 0 || need > free) return false;
+    std::vector<std::vector<int>> kept(h.is.rows.size());
+    std::vector<std::vector<std::uint64_t>> went(kept.size());
+    for (std::size_t t = 0; t < kept.size(); ++t) {
+      int left = gone;
+      for (int i = 0, n = int(h.is.rows[t].size()); i < n; ++i)
+        if (pick(n - i) < left) went[t].push_back(h.is.rows[t][std::size_t(i)]), --left;
+        else kept[t].push_back(i);
+    }
+    if (!rewrite(h, kept)) return false;
+    cache::page_moves moves{source.data(), target.data(), int(source.size()), 0};
+    REQUIRE(b.append(h.low, gone, {slots.data(), limits.tokens + 4}, moves).code == errc::ok);
+    REQUIRE(b.free_pages() == free - need);
+    below.copy(moves);
+    for (std::size_t t = 0; t < went.size(); ++t)
+      for (int i = 0; i < gone; ++i) {
+        below.pool.at(std::size_t(slots[t * std::size_t(limits.tokens + 4) + std::size_t(i)])) = went[t][std::size_t(i)];
+        h.demoted[t].push_back(went[t][std::size_t(i)]);
+      }
+    return true;
+  };
+  const auto check_demoted = [&](const handle& h) {
+    handle there{h.low, oracle::sequence(shape.tracks(), 0), {}};
+    there.is.rows = h.demoted;
+    check_rows(below, {&there});
+  };
+
   for (int step = 0; step < operations; ++step) {
     const int what = live.empty() ? 0 : pick(100);
     handle* h = live.empty() ? nullptr : &live[std::size_t(pick(int(live.size())))];
@@ -156,6 +222,8 @@ template <class Hash> void history(const pool_shape& shape, const paged_limits& 
       if (ok(c.open(s, salt))) {
         ++done[0];
         live.push_back({s, oracle::sequence(shape.tracks(), salt), {}});
+        live.back().demoted.resize(std::size_t(shape.tracks()));
+        REQUIRE(b.open(live.back().low).code == errc::ok);
         if (limits.prefixes && pick(3)) {
           std::vector<std::int32_t> prompt;
           for (int i = pick(4 * shape.page + 1); i > 0; --i) prompt.push_back(pick(3));
@@ -174,6 +242,7 @@ template <class Hash> void history(const pool_shape& shape, const paged_limits& 
     } else if (what < 19) {                                           // close
       ++done[1];
       REQUIRE(c.close(h->s).code == errc::ok);
+      REQUIRE(b.close(h->low).code == errc::ok);
       dead.push_back(h->s);
       std::swap(*h, live.back());
       live.pop_back();
@@ -184,7 +253,9 @@ template <class Hash> void history(const pool_shape& shape, const paged_limits& 
         REQUIRE(!h->is.swapped);
         REQUIRE(c.free_pages() == free);
         oracle::sequence copy = h->is;
-        live.push_back({s, std::move(copy), {}});
+        handle made{s, std::move(copy), {}, {}, h->demoted};
+        REQUIRE(b.fork(h->low, made.low).code == errc::ok);
+        live.push_back(std::move(made));
       } else {
         REQUIRE((h->is.swapped || int(live.size()) == limits.sequences));
       }
@@ -201,43 +272,21 @@ template <class Hash> void history(const pool_shape& shape, const paged_limits& 
       } else {
         REQUIRE((h->is.swapped || to < h->is.floor || to > int(h->is.tokens.size())));
       }
-    } else if (what < 79) {                                           // rewrite: any survivors, other ones in each track
+    } else if (what < 77) {                                           // evict, or merge: any survivors, other ones in each track
       std::vector<std::vector<int>> kept(h->is.rows.size());
-      std::vector<int> lengths;
-      int fresh = 0;
       for (std::size_t t = 0; t < kept.size(); ++t) {
         const int share = pick(5);
         for (int i = 0; i < int(h->is.rows[t].size()); ++i)
           if (pick(4) < share) kept[t].push_back(i);
-        lengths.push_back(int(kept[t].size()));
-        fresh += (lengths.back() + shape.page - 1) / shape.page;
       }
-      const int held = c.pages_of(h->s);
-      if (ok(c.rewrite(h->s, lengths.data(), list.data(), held))) {
-        ++done[5];
-        std::vector<std::uint64_t> gathered = w.pool;
-        const sequence name = h->s;
-        const cache::batch_tables lies = c.tables_of(1, held);
-        std::vector<int> out(std::size_t(lies.ints()));
-        REQUIRE(c.tables(&name, 1, held, out.data(), lies.ints()).code == errc::ok);
-        int at = 0;
-        for (int l = 0; l < lies.layers; ++l)
-          for (int head = 0; head < lies.heads; ++head) {
-            const std::size_t t = std::size_t(l * lies.heads + head);
-            const int had = (int(h->is.rows[t].size()) + shape.page - 1) / shape.page;
-            for (int r = 0; r < lengths[t]; ++r)
-              gathered[std::size_t(lies.at(out.data(), l).slot(0, head, r))] = w.pool[std::size_t(list[std::size_t(at + kept[t][std::size_t(r)] / shape.page)]) * shape.page + kept[t][std::size_t(r)] % shape.page];
-            at += had;
-            std::vector<std::uint64_t> rows;
-            for (const int i : kept[t]) rows.push_back(h->is.rows[t][std::size_t(i)]);
-            h->is.rows[t] = rows;
-          }
-        REQUIRE(at == held);
-        w.pool = gathered;
-        h->is.floor = int(h->is.tokens.size());
-      } else {
-        REQUIRE((h->is.swapped || fresh > free));
-      }
+      if (rewrite(*h, kept)) ++done[5];
+      else refused = true;
+    } else if (what < 79) {                                           // demote
+      int least = limits.tokens;
+      for (const auto& rows : h->is.rows) least = std::min(least, int(rows.size()));
+      if (least > 0 && demote(*h, 1 + pick(least))) ++done[10];
+      else refused = true;
+      check_demoted(*h);
     } else if (what < 84) {                                           // swap out
       const int held = c.pages_of(h->s);
       REQUIRE(c.bytes(h->s) == held * cache::page_bytes(storage::format, shape));
@@ -289,6 +338,7 @@ template <class Hash> void history(const pool_shape& shape, const paged_limits& 
     }
     REQUIRE(c.open_sequences() == int(live.size()));
     REQUIRE(c.bytes_in_use() == (shape.pages - c.free_pages()) * cache::page_bytes(storage::format, shape));
+    REQUIRE(b.bytes_in_use() == (shape.pages - b.free_pages()) * cache::page_bytes(storage::format, shape));
     // Pages that nobody can find again are overwritten by someone else at once, as far as these sequences can know.
     if (!limits.prefixes)
       for (int p = 0; p < shape.pages; ++p)
@@ -304,20 +354,24 @@ template <class Hash> void history(const pool_shape& shape, const paged_limits& 
       CAPTURE(sound.what, sound.got, sound.need);
       REQUIRE(sound.code == errc::ok);
       REQUIRE(w.metadata.guarded());
+      REQUIRE((b.audit().code == errc::ok && below.metadata.guarded()));
       for (const handle& some : live) {
         REQUIRE(c.positions(some.s) == int(some.is.tokens.size()));
         REQUIRE(c.pages_of(some.s) == pages_named(some));
         REQUIRE(c.is_resident(some.s) == !some.is.swapped);
+        check_demoted(some);
       }
       if (dead.size() > 500) dead.erase(dead.begin(), dead.begin() + 250);
     }
   }
   // The history did meet what it is about.
   for (const int kind : {0, 1, 2, 3, 4, 5, 6, 7, 9}) REQUIRE(done[kind] > operations / 400);
+  REQUIRE(done[10] > operations / 1000);
   REQUIRE(exhausted > 0);
   if (shape.page > 1) REQUIRE(copied > 0);
   if (limits.prefixes) REQUIRE(matched_tokens > 0);
-  for (const handle& h : live) REQUIRE(c.close(h.s).code == errc::ok);
+  for (const handle& h : live) REQUIRE((c.close(h.s).code == errc::ok && b.close(h.low).code == errc::ok));
+  REQUIRE((b.free_pages() == shape.pages && b.bytes_in_use() == 0 && b.audit().code == errc::ok));
   REQUIRE(c.free_pages() == shape.pages);
   REQUIRE(c.bytes_in_use() == 0);
   REQUIRE(c.audit().code == errc::ok);

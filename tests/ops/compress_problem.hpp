@@ -200,4 +200,103 @@ inline std::vector<float> frequencies() {
   return f;
 }
 
+// Rows of survivors, to the bit; those of kept_before name tokens by their place among all.
+inline void check_rows(world& w, const std::vector<std::vector<int>>& alive, bool keys = true) {
+  for (int l = 0; l < w.shape.layers; ++l)
+    for (const cache::plane p : {cache::plane::keys, cache::plane::values}) {
+      if (p == cache::plane::keys && !keys) continue;
+      w.each_row(p, l, [&](const bf16* row, int h, int i) {
+        const auto& from = (p == cache::plane::keys ? w.k : w.v)[std::size_t(l)][std::size_t(h)];
+        if (std::memcmp(row, from.data() + std::size_t(alive[std::size_t(w.shape.track(l, h))][std::size_t(i)]) * D, D * sizeof(bf16)) != 0) FAIL("a row is wrong: layer " << l << " head " << h << " rank " << i);
+      });
+    }
+}
+
+// What a composition needs beside scores, and what it is asked afterwards.
+struct nothing_else {
+  bool changes_rows = false;
+  explicit nothing_else(const pool_shape&) {}
+  template <class Args> void give(Args&) {}
+  void unchanged() {}
+  void check(world&, const std::vector<std::vector<int>>&, int) {}
+};
+
+// The laws of one composition. rows: queries it observes after the prefill, 0: none.
+template <class System, class Beside = nothing_else> void laws(const pool_shape& shape, int rows, int n, int tokens, bool turns = false) {
+  CAPTURE(seed, shape.per_head, rows, n, tokens);
+  const test::array<float> turning = test::array_of(frequencies());
+  std::vector<std::vector<int>> first;
+  std::vector<std::byte> first_pool;
+  test::for_each_context(seed, [&](const auto& context) {
+    if (System::reads_back && !is_host<std::decay_t<decltype(context)>>) return;
+    world w(shape, 2, unsigned(n));
+    w.append(context, n);
+    if constexpr (System::scorer::observes)
+      if (rows > 0) w.template observe<System>(context, std::min(rows, n));
+    Beside beside(shape);
+    typename System::args settings;
+    beside.give(settings);
+    if (turns) settings.frequencies = turning.data();
+
+    // Dense limit: nothing changes, not one bit.
+    const std::vector<std::byte> pool(w.memory.begin(), w.memory.end()), metadata(w.metadata.begin(), w.metadata.end());
+    const int free = w.pages.free_pages();
+    for (const int much : {n, n + 9}) {
+      const answer a = compress<System>(context, w, much, settings);
+      CAPTURE(a.st.what);
+      REQUIRE(a.st.code == errc::ok);
+      for (const auto& track : a.kept) REQUIRE(track == w.all());
+      REQUIRE(std::memcmp(pool.data(), w.memory.data(), pool.size()) == 0);
+      REQUIRE(w.pages.free_pages() == free);
+      beside.unchanged();
+    }
+    // A fork holds the old pages: it keeps every bit, and the pool gets them when it closes.
+    cache::sequence fork;
+    REQUIRE(w.pages.fork(w.s, fork).code == errc::ok);
+    const answer a = compress<System>(context, w, tokens, settings);
+    CAPTURE(a.st.what, a.st.got, a.st.need);
+    REQUIRE(a.st.code == errc::ok);
+    // Budget.
+    long long sum = 0, most = 0;
+    for (const auto& track : a.kept) sum += int(track.size()), most = std::max<long long>(most, int(track.size()));
+    REQUIRE(sum <= static_cast<long long>(shape.tracks()) * tokens);
+    // To the token; whole pages fall short of it by fewer than two each.
+    if (tokens < n) REQUIRE(sum > static_cast<long long>(shape.tracks()) * (System::granule == 1 ? tokens - 1 : tokens - 2 * System::granule));
+    if (System::granule == 1 && tokens < n) REQUIRE(sum == static_cast<long long>(shape.tracks()) * tokens);
+    // Tokens, pages, bytes.
+    int need = 0;
+    for (int t = 0; t < shape.tracks(); ++t) {
+      REQUIRE(w.pages.tokens(w.s, t) == int(a.kept[std::size_t(t)].size()));
+      need += (int(a.kept[std::size_t(t)].size()) + shape.page - 1) / shape.page;
+    }
+    REQUIRE(w.pages.pages_of(w.s) == need);
+    REQUIRE(w.pages.positions(w.s) == n);
+    if (!beside.changes_rows) check_rows(w, a.kept, !turns);
+    const cache::sequence compressed = w.s;
+    w.s = fork;
+    check_rows(w, std::vector<std::vector<int>>(std::size_t(shape.tracks()), w.all()));
+    w.s = compressed;
+    REQUIRE(w.pages.close(fork).code == errc::ok);
+    REQUIRE(w.pages.free_pages() == shape.pages - need);
+    REQUIRE(w.pages.bytes_in_use() == need * cache::page_bytes(storage::format, shape));
+    beside.check(w, a.kept, n);
+    // The next tokens follow.
+    w.append(context, 3);
+    std::vector<std::vector<int>> alive = a.kept;
+    for (auto& track : alive)
+      for (int i = 0; i < 3; ++i) track.push_back(n + i);
+    if (!beside.changes_rows) check_rows(w, alive, !turns);
+    // Determinism: every machine, thread count and order of blocks.
+    if (first.empty()) {
+      first = a.kept, first_pool.assign(w.memory.begin(), w.memory.end());
+    } else {
+      REQUIRE(first == a.kept);
+      REQUIRE(std::memcmp(first_pool.data(), w.memory.data(), first_pool.size()) == 0);
+    }
+    REQUIRE(w.pages.close(w.s).code == errc::ok);
+    REQUIRE(w.pages.free_pages() == shape.pages);
+    REQUIRE(w.pages.audit().code == errc::ok);
+  });
+}
+
 }  // namespace test::compressed

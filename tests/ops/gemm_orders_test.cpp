@@ -30,6 +30,8 @@ TEMPLATE_TEST_CASE("dense takes A as K x M", "[ops][gemm]", bf16, fp16, float, s
 TEST_CASE("dense multiplies 8-bit floats", "[ops][gemm]") {
   shapes<fp8_e4m3, float, aligned_nk>({{1, 16, 16, 1}, {16, 68, 128, 2}, {97, 132, 144, 2}, {193, 260, 1040, 1}});
   shapes<fp8_e5m2, bf16, aligned_kn>({{1, 16, 32, 1}, {16, 64, 128, 2}, {97, 144, 144, 2}});
+  shapes<fp8_e5m2, bf16, turned_kn>({{16, 16, 1, 1}, {96, 144, 67, 2}, {240, 272, 523, 1}});
+  shapes<fp8_e5m2, bf16, turned_nk>({{16, 8, 16, 1}, {240, 264, 560, 1}});
 }
 
 TEST_CASE("every tile of a grouped order has one number", "[ops][gemm]") {

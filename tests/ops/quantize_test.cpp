@@ -265,6 +265,30 @@ TEST_CASE("a row's bits do not depend on the other rows", "[ops][quantize]") {
   }
 }
 
+TEST_CASE("memory laid out by quantize itself", "[ops][quantize]") {
+  constexpr int rows = 5, cols = 528;
+  auto x = rows_of_all_kinds<bf16>(rows, cols, cols);
+  using op = quantize::tokens<bf16, policy::int8_tokens<32>, told<32, false>>;
+  const auto context = test::any_context();
+  carver sizes;
+  op::place({x.data(), rows, cols, cols}, sizes);
+  test::array<std::byte> memory(sizes.used);
+  carver carve{memory.data()};
+  const op::args a = op::place({x.data(), rows, cols, cols}, carve);
+  REQUIRE((carve.used == sizes.used && a.codes.stride % 64 == 0 && a.codes.cols == cols && a.sums.rows == ceil_div(cols, 32)));
+  REQUIRE(op::run(context, a).code == errc::ok);
+  test::wait(context);
+  REQUIRE(memory.guarded());
+  const int groups = op::groups(cols);
+  test::array<std::int8_t> codes(rows * cols);
+  test::array<float> scales(rows * groups), sums(rows * groups);
+  REQUIRE(op::run(context, {{x.data(), rows, cols, cols}, {codes.data(), rows, cols, cols}, {scales.data(), groups, rows, rows}, {sums.data(), groups, rows, rows}}).code == errc::ok);
+  test::wait(context);
+  for (int i = 0; i < rows; ++i) REQUIRE(std::memcmp(codes.data() + i * cols, a.codes.data + i * a.codes.stride, cols) == 0);
+  REQUIRE(std::memcmp(scales.data(), a.scales.data, scales.size() * 4) == 0);
+  REQUIRE(std::memcmp(sums.data(), a.sums.data, sums.size() * 4) == 0);
+}
+
 TEST_CASE("the block Hadamard transform", "[ops][quantize]") {
   transform<bf16, float, 16>(5, 48);
   transform<bf16, bf16, 32>(33, 96);

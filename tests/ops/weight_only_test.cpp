@@ -7,6 +7,8 @@ using namespace test;
 namespace {
 struct split : gemm::linear_options { static constexpr bool split_k = true; };
 struct invariant : gemm::linear_options { static constexpr bool batch_invariant = true; };
+struct few_workers : any { static constexpr bool persistent = true; };
+struct few_workers_split : any_split { static constexpr bool persistent = true; };
 }  // namespace
 
 TEST_CASE("weight_only: ragged shapes", "[ops][gemm][quantized]") {
@@ -50,6 +52,12 @@ TEST_CASE("weight_only: split K adds its parts in order", "[ops][gemm][quantized
   weight_only_case<policy::q6_k, any_split>(70, 40, 1024, {}, 2);
   weight_only_case<policy::int_affine<4, 0>, any_split>(3, 20, 700, {}, 9);      // more splits than steps
   weight_only_case<policy::int_affine<4, 37>, any_split>(3, 20, 700, {}, 4);
+}
+
+// One block after another makes the tiles of a worker; with one thread a single worker makes them all.
+TEST_CASE("weight_only: as many blocks as run at once make all tiles", "[ops][gemm][quantized][persistent]") {
+  weight_only_case<policy::int4_affine<128>, few_workers>(37, 200, 300);
+  weight_only_case<policy::int4_affine<128>, few_workers_split>(3, 130, 1200, {}, 3);
 }
 
 TEST_CASE("weight_only: epilogues and pairs", "[ops][gemm][quantized]") {

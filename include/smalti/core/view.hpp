@@ -68,6 +68,9 @@ SMALTI_HD constexpr view<T, Step> band(const view<T, Step>& v, int first, int co
   return {v.data + static_cast<long long>(first) * v.stride, left < count ? left : count, v.cols, v.stride};
 }
 
+//! The same matrix, to be read.
+template <class T, int Step> SMALTI_HD constexpr view<const T, Step> reading(const view<T, Step>& v) { return {v.data, v.rows, v.cols, v.stride}; }
+
 SMALTI_HD constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 SMALTI_HD constexpr long long ceil_div(long long a, long long b) { return (a + b - 1) / b; }
 SMALTI_HD constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }

@@ -46,6 +46,7 @@ template <class X, class Activation = policy::silu, class Y = X> struct adapted_
     Activation activation = {};
   };
 
+  template <class Context> static status refuse(const Context&, const args& x) { return check_index<is_host<Context>>(x.index, x.x.rows); }
   template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
     const int rows = x.index.row_limit, tokens = x.x.rows, inner = x.gate.rows, wide = x.x.cols;
     if (x.index.experts() > 0 && (x.expert == nullptr || x.pair == nullptr)) return {errc::null_pointer, x.expert == nullptr ? "expert is null: it needs an entry for each group" : "pair is null: it needs an entry for each group", 0, x.index.experts()};
@@ -69,7 +70,7 @@ template <class X, class Activation = policy::silu, class Y = X> struct adapted_
       e.a = detail::read_only(values), e.b = u.b, e.c = to, e.weight = x.pair;
       return first_of([&] { return step(base, b); }, [&] { return u.a.most > 0 ? step(shrink, s) : status{}; }, [&] { return u.a.most > 0 ? step(expand{}, e) : status{}; });
     };
-    return first_of([&] { return check_index<is_host<Context>>(x.index, tokens); }, [&] { return project(in_op{}, shrink_in{}, x.x, x.gate, x.gate_update, gate); },
+    return first_of([&] { return project(in_op{}, shrink_in{}, x.x, x.gate, x.gate_update, gate); },
                     [&] { return project(in_op{}, shrink_in{}, x.x, x.up, x.up_update, up); }, [&] { return step(gate_op{}, typename gate_op::args{detail::read_only(gate), detail::read_only(up), hidden, x.activation}); },
                     [&] { return project(out_op{}, shrink_out{}, detail::read_only(hidden), x.down, x.down_update, made); },
                     [&] { return step(combine_op{}, typename combine_op::args{.x = detail::read_only(made), .index = x.index, .y = x.y}); });

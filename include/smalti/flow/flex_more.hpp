@@ -45,6 +45,7 @@ template <class X, class Activation = policy::silu, class Y = X> struct flex_mor
     Activation activation = {};
   };
 
+  template <class Context> static status refuse(const Context&, const args& x) { return check_index<is_host<Context>>(x.index, x.x.rows); }
   template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
     struct {
       view<float> shared, gate, up, values, made, base;
@@ -73,7 +74,7 @@ template <class X, class Activation = policy::silu, class Y = X> struct flex_mor
     const auto project = [&](const view<const X>& w, const pages& u, const view<float>& to) {
       return first_of([&] { return shared(x.x, w, p.shared); }, [&] { return step(spread_op{}, typename spread_op::args{detail::read_only(p.shared), x.index, to}); }, [&] { return update(shrink_in{}, expand_in{}, x.x, u, to); });
     };
-    return first_of([&] { return check_index<is_host<Context>>(x.index, tokens); }, [&] { return project(x.gate, x.gate_update, p.gate); }, [&] { return project(x.up, x.up_update, p.up); },
+    return first_of([&] { return project(x.gate, x.gate_update, p.gate); }, [&] { return project(x.up, x.up_update, p.up); },
                     [&] { return step(gate_op{}, typename gate_op::args{detail::read_only(p.gate), detail::read_only(p.up), p.hidden, x.activation}); },
                     [&] { return step(gather_op{}, typename gather_op::args{.x = detail::read_only(p.hidden), .index = x.index, .y = p.sum}); }, [&] { return shared(detail::read_only(p.sum), x.down, p.base); },
                     [&] { return update(shrink_out{}, expand_out{}, detail::read_only(p.hidden), x.down_update, p.made); },

@@ -13,14 +13,20 @@ namespace smalti::inline SMALTI_CODE::flow {
 //! check, workspace_bytes and run of an operation Self that says its steps in order:
 //!     template <class Context, class Step> static status steps(const Context&, const args&, carver&, Step)
 //! takes from the carver what is kept between steps and calls step(operation, its arguments) until one gives a bad status. With no base the
-//! carver's arrays are addresses that nobody reads (carver::place). What a step needs for itself begins behind what is kept.
+//! carver's arrays are addresses that nobody reads (carver::place). What a step needs for itself begins behind what is kept. Optional:
+//!     static status refuse(context, args)      what check says before the steps do; steps read no data themselves: sizes alone give the workspace
+//!     static bool idle(const args&)            whether there is nothing to do
+//!     check                                    of its own, where steps cannot be checked before others have run
 template <class Self> struct in_steps {
   template <class Context, class S = Self> static status check(const Context& context, const typename S::args& x) {
     static_assert(explain_context<Context>());
     if constexpr (!runs_here<Context>) return {errc::not_initialised, "the context does not work in this file"};
     else {
       carver carve{nullptr};
-      return S::steps(context, x, carve, [&](const auto& op, const auto& a) { return std::remove_cvref_t<decltype(op)>::check(context, a); });
+      return first_of([&]() -> status {
+        if constexpr (requires { S::refuse(context, x); }) return S::refuse(context, x);
+        else return {};
+      }, [&] { return S::steps(context, x, carve, [&](const auto& op, const auto& a) { return std::remove_cvref_t<decltype(op)>::check(context, a); }); });
     }
   }
   template <class Context, class S = Self> static std::size_t workspace_bytes(const Context& context, const typename S::args& x) {
@@ -41,7 +47,9 @@ template <class Self> struct in_steps {
   template <class Context, class S = Self> static status run(const Context& context, const typename S::args& x, workspace memory = {}) {
     static_assert(explain_context<Context>());
     if constexpr (runs_here<Context>) {
-      if (const status bad = first_of([&] { return check(context, x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
+      if (const status bad = first_of([&] { return S::check(context, x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
+      if constexpr (requires { S::idle(x); })
+        if (S::idle(x)) return {};
       carver carve{memory.data};
       return S::steps(context, x, carve, [&](const auto& op, const auto& a) {
         using operation = std::remove_cvref_t<decltype(op)>;
@@ -51,9 +59,34 @@ template <class Self> struct in_steps {
         return operation::run(context, a, {at, bytes});
       });
     } else {
-      return check(context, x);
+      return S::check(context, x);
     }
   }
+};
+
+//! A step whose arguments other steps make: they cannot be read, and are checked, when it runs.
+template <class Op> struct later {
+  template <class Context> static status check(const Context&, const typename Op::args&) { return {}; }
+  template <class Context> static std::size_t workspace_bytes(const Context& context, const typename Op::args& x) { return Op::workspace_bytes(context, x); }
+  template <class Context> static status run(const Context& context, const typename Op::args& x, workspace memory) { return Op::run(context, x, memory); }
+};
+//! Steps that are no operations of their own: a launch of one kernel, and bytes set to zero.
+template <class Kernel> struct started {
+  struct args {
+    typename Kernel::arguments x;
+  };
+  template <class Context> static status check(const Context&, const args&) { return {}; }
+  template <class Context> static std::size_t workspace_bytes(const Context&, const args&) { return 0; }
+  template <class Context> static status run(const Context& context, const args& x, workspace = {}) { return launch<Kernel>(base_of(context), x.x); }
+};
+struct cleared {
+  struct args {
+    void* at = nullptr;
+    std::size_t bytes = 0;
+  };
+  template <class Context> static status check(const Context&, const args&) { return {}; }
+  template <class Context> static std::size_t workspace_bytes(const Context&, const args&) { return 0; }
+  template <class Context> static status run(const Context& context, const args& x, workspace = {}) { return x.bytes > 0 ? clear(base_of(context), x.at, x.bytes) : status{}; }
 };
 
 }  // namespace smalti::inline SMALTI_CODE::flow

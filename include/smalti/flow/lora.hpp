@@ -10,6 +10,7 @@
 #include <smalti/core/check_view.hpp>
 #include <smalti/core/status.hpp>
 #include <smalti/core/workspace.hpp>
+#include <smalti/flow/in_steps.hpp>
 #include <smalti/ops/gemm/grouped.hpp>
 #include <smalti/ops/gemm/quantized.hpp>
 #include <smalti/policy/formats.hpp>
@@ -51,7 +52,7 @@ template <bool Host, class Offset> status check_all_rows(const segments<Offset>&
 template <class T, bool A, bool B> status check_ranks(const gemm::paged_rows<T, A>& a, const gemm::paged_rows<T, B>& b, bool host) {
   if (a.weights != b.weights) return {errc::bad_shape, "adapters: a and b need the same number of adapters", a.weights, b.weights};
   if (a.most != b.most) return {errc::bad_shape, "adapters: a and b need the same largest rank (most)", a.most, b.most};
-  for (int e = 0; host && e < a.weights; ++e)
+  for (int e = 0; host && a.count != nullptr && b.count != nullptr && e < a.weights; ++e)
     if (a.count[e] != b.count[e]) return {errc::bad_shape, "adapters: an adapter has two ranks, that of a and that of b", a.count[e], b.count[e]};
   return {};
 }
@@ -68,7 +69,7 @@ template <class T, bool A, bool B> status check_ranks(const gemm::paged_rows<T, 
 //!        in floats
 //! @note  error: (H + rank + 6) 2^-24 of the sum of magnitudes (a GPU rounds the values between to tf32: 2^-11), one rounding to Y
 //! Sources: Chen et al. 2023, Punica, arXiv:2310.18547; Sheng et al. 2023, S-LoRA, arXiv:2311.03285; Hu et al. 2021, arXiv:2106.09685.
-template <class X, class T = X, class Y = X, class Options = options> struct sgmv {
+template <class X, class T = X, class Y = X, class Options = options> struct sgmv : flow::in_steps<sgmv<X, T, Y, Options>> {
   using offset = typename Options::offset;
   using shrink = gemm::grouped<X, T, float, policy::chain<>, detail::form<Options, gemm::b_order::n_by_k, false>, gemm::paged_rows<T>>;
   using expand = gemm::grouped<float, T, Y, policy::chain<>, detail::form<Options, gemm::b_order::k_by_n, true>, gemm::paged_rows<T, true>>;
@@ -80,62 +81,24 @@ template <class X, class T = X, class Y = X, class Options = options> struct sgm
     adapters<T> weights = {};
     view<Y> y = {};                          //!< rows x H'
   };
-  template <class Context> static status check(const Context& context, const args& x) {
-    static_assert(explain_context<Context>());
-    if constexpr (!runs_here<Context>) return {errc::not_initialised, "the context does not work in this file"};
-    else {
-      const plan p = lay_out(context, x, nullptr);
-      return first_of([&] { return shrink::check(context, first(x, p)); }, [&] { return detail::check_ranks(x.weights.a, x.weights.b, is_host<Context>); }, [&] { return expand::check(context, second(x, p)); },
-                      [&] { return detail::check_all_rows<is_host<Context>>(x.rows, x.x.rows); });
-    }
+  static bool idle(const args& x) { return x.weights.a.most == 0; }
+  template <class Context> static status refuse(const Context&, const args& x) {
+    return first_of([&] { return detail::check_ranks(x.weights.a, x.weights.b, is_host<Context>); }, [&] { return detail::check_all_rows<is_host<Context>>(x.rows, x.x.rows); });
   }
-  template <class Context> static std::size_t workspace_bytes(const Context& context, const args& x) {
-    static_assert(explain_context<Context>());
-    if constexpr (!runs_here<Context>) return 0;
-    else return lay_out(context, x, nullptr).bytes;
-  }
-  template <class Context> static status run(const Context& context, const args& x, workspace memory = {}) {
-    static_assert(explain_context<Context>());
-    if constexpr (runs_here<Context>) {
-      if (const status bad = first_of([&] { return check(context, x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
-      if (x.weights.a.most == 0) return {};
-      const plan p = lay_out(context, x, memory.data);
-      return first_of([&] { return shrink::run(context, first(x, p), p.scratch); }, [&] { return expand::run(context, second(x, p), p.scratch); });
-    } else {
-      return check(context, x);
-    }
-  }
-
-private:
-  struct plan {
-    view<float> values;
-    workspace scratch;
-    std::size_t bytes;
-  };
-  template <class Context> static plan lay_out(const Context& context, const args& x, std::byte* base) {
-    carver carve{base};
-    plan p{};
+  template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
     const int wide = round_up(x.weights.a.most, 16);
-    p.values = {carve.place<float>(std::size_t(x.x.rows) * wide), x.x.rows, wide, wide};
-    p.scratch = carve.take_shared({shrink::workspace_bytes(context, first(x, p)), expand::workspace_bytes(context, second(x, p))});
-    p.bytes = carve.used;
-    return p;
-  }
-  static typename shrink::args first(const args& x, const plan& p) {
-    typename shrink::args a{};
-    a.a = x.x, a.b = x.weights.a, a.c = p.values, a.rows = x.rows, a.weight = x.adapter;
-    return a;
-  }
-  static typename expand::args second(const args& x, const plan& p) {
-    typename expand::args a{};
-    a.a = detail::read_only(p.values), a.b = x.weights.b, a.c = x.y, a.rows = x.rows, a.weight = x.adapter;
-    return a;
+    const view<float> values{carve.place<float>(std::size_t(x.x.rows) * std::size_t(wide)), x.x.rows, wide, wide};
+    typename shrink::args in{};
+    in.a = x.x, in.b = x.weights.a, in.c = values, in.rows = x.rows, in.weight = x.adapter;
+    typename expand::args out{};
+    out.a = detail::read_only(values), out.b = x.weights.b, out.c = x.y, out.rows = x.rows, out.weight = x.adapter;
+    return first_of([&] { return step(shrink{}, in); }, [&] { return step(expand{}, out); });
   }
 };
 
 //! sgmv over a batch in any order: row r has adapter adapter[r], or none where that is negative (decode: one row of each request).
 //! Rows of one adapter that follow each other are not gathered into one segment: sort the batch and take sgmv for that.
-template <class X, class T = X, class Y = X, class Options = options> struct bgmv {
+template <class X, class T = X, class Y = X, class Options = options> struct bgmv : flow::in_steps<bgmv<X, T, Y, Options>> {
   using offset = typename Options::offset;
   using segmented = sgmv<X, T, Y, Options>;
   struct args {
@@ -161,38 +124,11 @@ template <class X, class T = X, class Y = X, class Options = options> struct bgm
       }
     }
   }
-  template <class Context> static std::size_t workspace_bytes(const Context& context, const args& x) {
-    static_assert(explain_context<Context>());
-    if constexpr (!runs_here<Context>) return 0;
-    else return lay_out(context, x, nullptr).bytes;
-  }
-  template <class Context> static status run(const Context& context, const args& x, workspace memory = {}) {
-    static_assert(explain_context<Context>());
-    if constexpr (runs_here<Context>) {
-      if (const status bad = first_of([&] { return check(context, x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
-      if (x.x.rows == 0) return {};
-      const plan p = lay_out(context, x, memory.data);
-      return first_of([&] { return launch<count_kernel<offset>>(base_of(context), {{p.offsets, 1, x.x.rows + 1, x.x.rows + 1}}); },
-                      [&] { return segmented::run(context, {x.x, {p.offsets, x.x.rows}, x.adapter, x.weights, x.y}, p.scratch); });
-    } else {
-      return check(context, x);
-    }
-  }
-
-private:
-  struct plan {
-    offset* offsets;
-    workspace scratch;
-    std::size_t bytes;
-  };
-  template <class Context> static plan lay_out(const Context& context, const args& x, std::byte* base) {
-    carver carve{base};
-    plan p{};
-    p.offsets = carve.take<offset>(std::size_t(x.x.rows) + 1);
-    const std::size_t most = segmented::workspace_bytes(context, {x.x, {p.offsets, x.x.rows}, x.adapter, x.weights, x.y});
-    p.scratch = {carve.take<std::byte>(most), most};
-    p.bytes = carve.used;
-    return p;
+  static bool idle(const args& x) { return x.x.rows == 0; }
+  template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
+    offset* const offsets = carve.place<offset>(std::size_t(x.x.rows) + 1);
+    return first_of([&] { return step(flow::started<count_kernel<offset>>{}, typename flow::started<count_kernel<offset>>::args{{{offsets, 1, x.x.rows + 1, x.x.rows + 1}}}); },
+                    [&] { return step(segmented{}, typename segmented::args{x.x, {offsets, x.x.rows}, x.adapter, x.weights, x.y}); });
   }
 };
 
@@ -281,7 +217,7 @@ template <class T> using poly = mhr<T>;
 //! inference rows as segments without an adapter, here and in the forward pass).
 //! @post  same bits on every run
 //! Source: Miao et al. 2024, FlexLLM, arXiv:2402.18789.
-template <class X, class T = X, class DX = X, class Options = options> struct sgmv_backward {
+template <class X, class T = X, class DX = X, class Options = options> struct sgmv_backward : flow::in_steps<sgmv_backward<X, T, DX, Options>> {
   using offset = typename Options::offset;
   using shrink = gemm::grouped<X, T, float, policy::chain<>, detail::form<Options, gemm::b_order::n_by_k, false>, gemm::paged_rows<T, true>>;
   using expand = gemm::grouped<float, T, DX, policy::chain<>, detail::form<Options, gemm::b_order::k_by_n, true>, gemm::paged_rows<T>>;
@@ -295,80 +231,36 @@ template <class X, class T = X, class DX = X, class Options = options> struct sg
     view<DX> dx = {};                        //!< rows x H: the adapters' share is added
     stack<float> da = {}, db = {};           //!< [segments] most x H, most x H', most rounded up to 16; options::accumulates: added to
   };
-  template <class Context> static status check(const Context& context, const args& x) {
-    static_assert(explain_context<Context>());
-    if constexpr (!runs_here<Context>) return {errc::not_initialised, "the context does not work in this file"};
-    else return first_of([&] { return detail::check_ranks(x.weights.a, x.weights.b, is_host<Context>); },
-                    [&] { return with(context, x, nullptr, [&](const plan&, const auto& op, const auto& a) { return std::remove_cvref_t<decltype(op)>::check(context, a); }); },
-                    [&] { return detail::check_all_rows<is_host<Context>>(x.rows, x.x.rows); });
+  static bool idle(const args& x) { return x.weights.a.most == 0; }
+  template <class Context> static status refuse(const Context&, const args& x) {
+    return first_of([&] { return detail::check_ranks(x.weights.a, x.weights.b, is_host<Context>); }, [&] { return detail::check_all_rows<is_host<Context>>(x.rows, x.x.rows); });
   }
-  template <class Context> static std::size_t workspace_bytes(const Context& context, const args& x) {
-    static_assert(explain_context<Context>());
-    if constexpr (!runs_here<Context>) return 0;
-    else {
-      std::size_t most = 0, held = 0;
-      const status any = with(context, x, nullptr, [&](const plan& p, const auto& op, const auto& a) {
-        const std::size_t bytes = std::remove_cvref_t<decltype(op)>::workspace_bytes(context, a);
-        return most = bytes > most ? bytes : most, held = p.bytes, status{};
-      });
-      static_cast<void>(any);
-      return (held + carver::alignment - 1) / carver::alignment * carver::alignment + most;
-    }
-  }
-  template <class Context> static status run(const Context& context, const args& x, workspace memory = {}) {
-    static_assert(explain_context<Context>());
-    if constexpr (runs_here<Context>) {
-      if (const status bad = first_of([&] { return check(context, x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
-      if (x.weights.a.most == 0 || x.x.rows == 0) return {};
-      const std::size_t values = std::size_t(x.x.rows) * round_up(x.weights.a.most, 16) * sizeof(float);      // columns past a rank count as zeros
-      carver carve{memory.data};
-      void* const first = carve.take<std::byte>(values);
-      void* const second = carve.take<std::byte>(values);
-      offset* const ends = carve.take<offset>(std::size_t(x.rows.count));
-      return first_of([&] { return clear(base_of(context), first, values); }, [&] { return clear(base_of(context), second, values); },
-                      [&] { return launch<ends_kernel<offset>>(base_of(context), {x.rows.offsets, x.adapter, {ends, 1, x.rows.count, x.rows.count}}); }, [&] {
-        return with(context, x, memory.data, [&](const plan& p, const auto& op, const auto& a) {
-          const std::size_t bytes = std::remove_cvref_t<decltype(op)>::workspace_bytes(context, a);
-          const std::size_t at = (p.bytes + carver::alignment - 1) / carver::alignment * carver::alignment;
-          return std::remove_cvref_t<decltype(op)>::run(context, a, {memory.data + at, bytes});
-        });
-      });
-    } else {
-      return check(context, x);
-    }
-  }
-
-private:
-  struct plan {
-    view<float> v, w;
-    offset* ends;      // segments without an adapter have no rows: whatever their dy holds
-    std::size_t bytes;
-  };
-  template <class Context, class Step> static status with(const Context&, const args& x, std::byte* base, Step step) {
-    carver carve{base};
-    plan p{};
-    const int wide = round_up(x.weights.a.most, 16);
-    const auto values = [&] { return view<float>{carve.place<float>(std::size_t(x.x.rows) * wide), x.x.rows, wide, wide}; };
-    p.v = values(), p.w = values(), p.ends = carve.take<offset>(std::size_t(x.rows.count)), p.bytes = carve.used;
+  template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
+    const int rows = x.x.rows, wide = round_up(x.weights.a.most, 16);
+    const std::size_t elements = std::size_t(rows) * std::size_t(wide);
+    const view<float> v{carve.place<float>(elements), rows, wide, wide}, w{carve.place<float>(elements), rows, wide, wide};
+    offset* const ends = carve.place<offset>(std::size_t(x.rows.count));      // segments without an adapter have no rows: whatever their dy holds
     const auto& a = x.weights.a;
     const auto& b = x.weights.b;
     const gemm::paged_rows<T, true> scaled_a{a.pool, a.first, a.count, a.line, b.scale, a.shards, a.weights, a.most, a.lines};
-    const gemm::paged_rows<T> plain_a = a;
-    const auto down = [&](const view<const X>& from, const gemm::paged_rows<T, true>& w, const view<float>& to) {
+    const auto down = [&](const view<const X>& from, const gemm::paged_rows<T, true>& weights, const view<float>& to) {
       typename shrink::args s{};
-      s.a = from, s.b = w, s.c = to, s.rows = x.rows, s.weight = x.adapter;
-      return step(p, shrink{}, s);
+      s.a = from, s.b = weights, s.c = to, s.rows = x.rows, s.weight = x.adapter;
+      return step(shrink{}, s);
     };
-    const auto gradient = [&](const view<float>& values, const view<const X>& rows, const stack<float>& to) {
+    const auto gradient = [&](const view<float>& values, const view<const X>& of, const stack<float>& to) {
       typename along::args s{};
-      s.a = detail::read_only(values), s.b = rows, s.c = to, s.rows = x.rows, s.end = p.ends;      // null where there is no workspace yet: nothing to read
-      return step(p, along{}, s);
+      s.a = detail::read_only(values), s.b = of, s.c = to, s.rows = x.rows, s.end = carve.base != nullptr ? ends : nullptr;      // written when they are read
+      return step(along{}, s);
     };
-    return first_of([&] { return down(x.x, scaled_a, p.v); }, [&] { return down(x.dy, b, p.w); }, [&] { return gradient(p.w, x.x, x.da); }, [&] { return gradient(p.v, x.dy, x.db); },
+    return first_of([&] { return step(flow::cleared{}, flow::cleared::args{v.data, elements * sizeof(float)}); },      // columns past a rank count as zeros
+                    [&] { return step(flow::cleared{}, flow::cleared::args{w.data, elements * sizeof(float)}); }, [&] { return down(x.x, scaled_a, v); }, [&] { return down(x.dy, b, w); },
+                    [&] { return step(flow::started<ends_kernel<offset>>{}, typename flow::started<ends_kernel<offset>>::args{{x.rows.offsets, x.adapter, {ends, 1, x.rows.count, x.rows.count}}}); },
+                    [&] { return gradient(w, x.x, x.da); }, [&] { return gradient(v, x.dy, x.db); },
                     [&] {
                       typename expand::args s{};
-                      s.a = detail::read_only(p.w), s.b = plain_a, s.c = x.dx, s.rows = x.rows, s.weight = x.adapter;
-                      return step(p, expand{}, s);
+                      s.a = detail::read_only(w), s.b = a, s.c = x.dx, s.rows = x.rows, s.weight = x.adapter;
+                      return step(expand{}, s);
                     });
   }
 };

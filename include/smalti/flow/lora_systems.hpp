@@ -3,10 +3,10 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <smalti/block/lora/identity.hpp>
 #include <smalti/block/lora/sparse.hpp>
 #include <smalti/flow/in_steps.hpp>
 #include <smalti/flow/lora.hpp>
+#include <smalti/flow/through_packed.hpp>
 #include <smalti/ops/gemm.hpp>
 #include <smalti/ops/gemm/grouped.hpp>
 #include <smalti/ops/gemm/quantized.hpp>
@@ -159,56 +159,62 @@ template <class Base, class X> struct fused : flow::in_steps<fused<Base, X>> {
   }
 };
 
-//! dx = dy W for a weight that is packed for y = x W': the gradient through a quantized base. Parts of W' are made by multiplying rows of the
-//! identity, which decodes exactly, and then multiplied with dy.
-//! @tparam Format  as in gemm::weight_only; X  bf16 or fp16, which decoded weights are rounded to
-//! @pre   H is a whole multiple of 16 bytes; the weight has no order of columns
-//! @post  same bits on every run; the weight and its scales are not differentiated
-//! @note  cost: 2 N H (rows + H) operations: the decoding of W is H rows' worth. A weight packed a second time as H x N, multiplied by
-//!        gemm::weight_only, spares that at the price of its memory. Workspace: 256 x (2 H + N) elements of X
-//! @note  error: (N + 4) 2^-24 of the sum of magnitudes, and one rounding to X of each weight
+//! fused with an adapter of its own, or none (negative), for each row, in pages as sgmv has them.
+//! @tparam Base  with the epilogue policy::chain<policy::add_low_rank_of_row<X>>
+//! @note  every result gathers its row's B for itself: for the few rows of decoding. From some tens of rows up adapted is faster, which
+//!        multiplies B by rows and reads y once more; on the host, where gathers are loads one by one, always
+template <class Base, class X, class Options = options> struct fused_rows : flow::in_steps<fused_rows<Base, X, Options>> {
+  using offset = typename Options::offset;
+  using shrink_op = typename sgmv<X, X, X, Options>::shrink;
+  struct args {
+    typename Base::args base = {};      //!< its epilogue is filled in here
+    view<const X> x = {};               //!< rows x H, as the base's
+    const int* adapter = nullptr;       //!< [rows]
+    adapters<X> weights = {};
+  };
+  template <class Context> static status refuse(const Context&, const args& x) {
+    if (x.x.rows > 0 && x.adapter == nullptr) return {errc::null_pointer, "adapter is null: it needs an entry for each row", 0, x.x.rows};
+    if (x.weights.a.pool.cols * x.weights.a.shards != x.x.cols && x.weights.a.weights > 0) return {errc::bad_shape, "x needs as many columns as a row of A has", x.x.cols, x.weights.a.pool.cols};
+    if (x.weights.b.shards != 1) return {errc::bad_value, "weights.b: an epilogue reads rows of one shard: take adapted for mixtures of shards", x.weights.b.shards, 1};
+    if constexpr (is_host<Context>)
+      for (int r = 0; r < x.x.rows; ++r)
+        if (x.adapter[r] >= x.weights.a.weights) return {errc::bad_value, "adapter: an entry is beyond the adapters", x.adapter[r], x.weights.a.weights};
+    return first_of([&] { return gemm::detail::check_pages<is_host<Context>>(x.weights.a, 1); }, [&] { return gemm::detail::check_pages<is_host<Context>>(x.weights.b, 1); },
+                    [&] { return detail::check_ranks(x.weights.a, x.weights.b, is_host<Context>); });
+  }
+  template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
+    const int rows = x.x.rows, wide = round_up(x.weights.a.most, 16);
+    const auto& b = x.weights.b;
+    const view<float> values{carve.place<float>(std::size_t(rows) * std::size_t(wide)), rows, wide, wide};
+    offset* const offsets = carve.place<offset>(std::size_t(rows) + 1);
+    using counted = flow::started<count_kernel<offset>>;
+    typename shrink_op::args s{};
+    s.a = x.x, s.b = x.weights.a, s.c = values, s.rows = {offsets, rows}, s.weight = x.adapter;
+    typename Base::args base = x.base;
+    base.epilogue = {{values.data, x.adapter, b.pool.data, b.first, b.count, b.line, b.scale, rows, wide, b.most, b.pool.cols, b.pool.rows, b.pool.stride, b.weights, b.lines}, {}};
+    return first_of([&] { return step(counted{}, typename counted::args{{{offsets, 1, rows + 1, rows + 1}}}); }, [&] { return step(flow::later<shrink_op>{}, s); }, [&] { return step(Base{}, base); });
+  }
+};
+
+//! dx = dy W for a weight that is packed for y = x W': the gradient through a quantized base. flow::through_packed of one group says how, and
+//! what it costs.
 template <class Format, class X = bf16, class DX = X> struct through_packed : flow::in_steps<through_packed<Format, X, DX>> {
-  using decode_op = gemm::weight_only<Format, policy::chain<>, X, X>;
-  using product_op = gemm::dense<X, X, DX>;
+  using group_op = flow::through_packed<Format, X, DX>;
+  using weight_type = typename group_op::decode_op::weight_type;
   struct args {
     view<const X> dy = {};                                     //!< rows x N
-    typename decode_op::weight_type w = {};                    //!< N x H
+    weight_type w = {};                                        //!< N x H
     view<DX> dx = {};                                          //!< rows x H
   };
-  // Rows of the identity wherever one is wanted: ones in a band of zeros, which views begin in before or behind. And its making, as a step.
-  static constexpr int part = 256;
-  struct identity {
-    struct args {
-      X* band = nullptr;
-      int wide = 0;
-      std::size_t elements = 0;
-    };
-    template <class Context> static status check(const Context&, const args&) { return {}; }
-    template <class Context> static std::size_t workspace_bytes(const Context&, const args&) { return 0; }
-    template <class Context> static status run(const Context& context, const args& x, workspace = {}) {
-      return first_of([&] { return clear(base_of(context), x.band, x.elements * sizeof(X)); },
-                      [&] { return launch<identity_kernel<X>>(base_of(context), {{x.band + x.wide, part, part, x.wide + part}}); });
-    }
-  };
+  template <class Context> static status refuse(const Context& context, const args& x) {
+    return first_of([&] { return check_view<"dy">(x.dy); }, [&] { return check_view<"dx">(x.dx); }, [&] { return group_op::refuse(context, {.dy = x.dy, .w = x.w, .rows = {nullptr, 1}, .dx = x.dx}); });
+  }
+  static bool idle(const args& x) { return x.dy.rows == 0; }
   template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
-    const int wide = x.dx.cols, high = x.dy.cols, rows = x.dy.rows, apart = wide + part;
-    if (x.w.order != nullptr) return {errc::bad_value, "w: a weight packed with an order of columns has no gradient here: pack it without one"};
-    if (x.w.k != wide || x.w.n != high) return {errc::bad_shape, "w needs a row for each column of dy and a column for each column of dx", x.w.k, wide};
-    if (x.dx.rows != rows) return {errc::bad_shape, "dx needs as many rows as dy", x.dx.rows, rows};
-    const std::size_t elements = std::size_t(wide) + std::size_t(part) * apart;
-    X* const band = carve.place<X>(elements);
-    X* const turned = carve.place<X>(std::size_t(part) * high);
-    if (rows == 0 || wide == 0) return {};
-    if (const status bad = step(identity{}, typename identity::args{band, wide, elements}); !bad) return bad;
-    for (int k = 0; k < wide; k += part) {
-      const int some = wide - k < part ? wide - k : part;
-      typename decode_op::args d{};
-      d.x = {band + (wide - k), some, wide, apart}, d.w = x.w, d.y = {turned, some, high, high};
-      typename product_op::args p{};
-      p.a = x.dy, p.b = {turned, some, high, high}, p.c = {x.dx.data + k, rows, some, x.dx.stride};
-      if (const status bad = first_of([&] { return step(decode_op{}, d); }, [&] { return step(product_op{}, p); }); !bad) return bad;
-    }
-    return {};
+    std::int32_t* const bounds = carve.place<std::int32_t>(2);
+    using counted = flow::started<count_kernel<std::int32_t>>;
+    return first_of([&] { return step(counted{}, counted::args{{{bounds, 1, 2, 2}, -1, x.dy.rows}}); },
+                    [&] { return step(flow::later<group_op>{}, typename group_op::args{.dy = x.dy, .w = x.w, .rows = {bounds, 1}, .dx = x.dx}); });
   }
 };
 
@@ -217,7 +223,7 @@ template <class Format, class X = bf16, class DX = X, class Options = options> s
   using base_op = through_packed<Format, X, DX>;
   using update_op = sgmv_backward<X, X, DX, Options>;
   struct args {
-    typename base_op::decode_op::weight_type w = {};
+    typename base_op::weight_type w = {};
     typename update_op::args low_rank = {};                    //!< its dx is written, then added to
   };
   template <class Context, class Step> static status steps(const Context&, const args& x, carver&, Step step) {

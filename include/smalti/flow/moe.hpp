@@ -8,6 +8,7 @@
 #include <smalti/core/status.hpp>
 #include <smalti/core/workspace.hpp>
 #include <smalti/flow/in_steps.hpp>
+#include <smalti/flow/through_packed.hpp>
 #include <smalti/ops/gemm.hpp>
 #include <smalti/ops/gemm/grouped.hpp>
 #include <smalti/ops/gemm/quantized.hpp>
@@ -47,6 +48,9 @@ template <class X> struct dense_experts {
   static int outputs(const weight& w) { return w.rows; }
   static int count(const weight& w) { return w.count; }
   template <class Args, class V, class Out> static void set(Args& a, const V& x, const weight& w, const Out& y) { a.a = x, a.b = w, a.c = y; }
+  //! The product with the weights' other side, for gradients: y (Adds: +=) x W_e.
+  template <class Y, bool Adds> using through = gemm::grouped<X, X, Y, policy::chain<>, detail::grouped_form<false, false, gemm::b_order::k_by_n, Adds>>;
+  template <class Args, class V, class Out> static void set_through(Args& a, const V& x, const weight& w, const Out& y) { set(a, x, w, y); }
 };
 //! Packed weights of any format of policy/formats.hpp (packed_weight with as many experts).
 template <class Format, class X = bf16> struct quantized_experts {
@@ -56,6 +60,8 @@ template <class Format, class X = bf16> struct quantized_experts {
   static int outputs(const weight& w) { return w.n; }
   static int count(const weight& w) { return w.experts; }
   template <class Args, class V, class Out> static void set(Args& a, const V& x, const weight& w, const Out& y) { a.x = x, a.w = w, a.y = y; }
+  template <class Y, bool Adds> using through = flow::through_packed<Format, X, Y, Adds>;
+  template <class Args, class V, class Out> static void set_through(Args& a, const V& x, const weight& w, const Out& y) { a.dy = x, a.w = w, a.dx = y; }
 };
 
 //! Packed weights of integers, multiplied by the 8-bit dot: rows are copied to the order of the groups and quantized, and so are the
@@ -97,9 +103,9 @@ template <class T, int Step> constexpr stack<const T, Step> column_slices(const 
 //! @note  cost: 6 S H I operations for S slots, each expert's weights read once per tile of its rows; workspace: the S x I values
 //!        between the products, the S x H before the combination
 //! @note  error: two products', then the combination's: docs/ops/moe.md has the model
-//! Sources: Tan et al. 2024, ScatterMoE, arXiv:2403.08245; identity experts: LongCat-Flash 2025, arXiv:2509.01322; slices:
+//! Sources: Tan et al. 2024, ScatterMoE, arXiv:2403.08245; identity experts: LongCat-Flash 2025, arXiv:2509.01322; constant ones: MoE++; slices:
 //! VersatileFFN.
-template <class Experts, class Activation = policy::silu, class Y = typename Experts::element, class Options = options> struct scatter_moe {
+template <class Experts, class Activation = policy::silu, class Y = typename Experts::element, class Options = options> struct scatter_moe : flow::in_steps<scatter_moe<Experts, Activation, Y, Options>> {
   using X = typename Experts::element;
   using weight = typename Experts::weight;
   using partial = typename Options::partial;
@@ -117,34 +123,30 @@ template <class Experts, class Activation = policy::silu, class Y = typename Exp
     view<Y> y = {};                       //!< tokens x H
     const float* share = nullptr;         //!< null, or [tokens]: the weight of the identity experts, which return x
     Activation activation = {};
+    view<const X> constants = {};         //!< null, or rows that constant experts give: combine's, told by ids from first_constant on
+    const std::int32_t* ids = nullptr;
+    int first_constant = 0;
   };
 
-  template <class Context> static status check(const Context& context, const args& x) {
-    static_assert(explain_context<Context>());
-    if constexpr (!runs_here<Context>) return {errc::not_initialised, "the context does not work in this file"};
-    else return first_of([&] { return check_index<is_host<Context>>(x.index, x.x.rows); }, [&] { return check_sizes(x); }, [&] { return first_op::check(context, first(x, lay_out(context, x, nullptr))); },
-                    [&] { return second_op::check(context, second(x, lay_out(context, x, nullptr))); }, [&] { return check_view<"y">(x.y); });
+  template <class Context> static status refuse(const Context&, const args& x) {
+    return first_of([&] { return check_index<is_host<Context>>(x.index, x.x.rows); }, [&] { return check_sizes(x); }, [&] { return check_view<"y">(x.y); }, [&] { return check_view<"constants">(x.constants); },
+                    [&] { return combine_op::check_constants(last(x, {})); });
   }
-  template <class Context> static std::size_t workspace_bytes(const Context& context, const args& x) {
-    static_assert(explain_context<Context>());
-    if constexpr (!runs_here<Context>) return 0;
-    else return lay_out(context, x, nullptr).bytes;
-  }
-  template <class Context> static status run(const Context& context, const args& x, workspace memory = {}) {
-    static_assert(explain_context<Context>());
-    if constexpr (runs_here<Context>) {
-      if (const status bad = first_of([&] { return check_index<is_host<Context>>(x.index, x.x.rows); }, [&] { return check_sizes(x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
-      const plan p = lay_out(context, x, memory.data);
-      return first_of(
-          [&] { return copies && x.index.row_limit > 0 ? dispatch_op::run(context, {x.x, x.index, p.copied}) : status{}; },
-          [&] { return quantize_rows(context, p.copied, p); },
-          [&] { return x.index.row_limit > 0 ? first_op::run(context, first(x, p), p.scratch) : status{}; },
-          [&] { return quantize_rows(context, p.hidden, p); },
-          [&] { return x.index.row_limit > 0 ? second_op::run(context, second(x, p), p.scratch) : status{}; },
-          [&] { return combine_op::run(context, {.x = detail::read_only(p.made), .index = x.index, .y = x.y, .same = x.share != nullptr ? x.x : view<const X>{}, .share = x.share}); });
-    } else {
-      return check(context, x);
-    }
+  template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
+    const plan p = lay_out(carve, x);
+    const auto quantize_rows = [&]([[maybe_unused]] const view<X>& v) -> status {
+      if constexpr (quantizes) {
+        const codes to = codes_of(p, v.rows, v.cols);
+        return step(typename Experts::quantizer{}, typename Experts::quantizer::args{.x = detail::read_only(v), .codes = to.codes, .scales = to.scales, .sums = to.sums});
+      } else {
+        return {};
+      }
+    };
+    return first_of([&]() -> status {
+      if constexpr (copies) return step(dispatch_op{}, typename dispatch_op::args{x.x, x.index, p.copied});
+      else return {};
+    }, [&] { return quantize_rows(p.copied); }, [&] { return step(first_op{}, first(x, p)); }, [&] { return quantize_rows(p.hidden); }, [&] { return step(second_op{}, second(x, p)); },
+       [&] { return step(flow::later<combine_op>{}, last(x, p)); });      // y may be an array of a larger plan, which has no address yet
   }
 
 private:
@@ -157,8 +159,6 @@ private:
     view<partial> made;
     std::int8_t* code;
     float *scale, *sum;
-    workspace scratch;
-    std::size_t bytes;
   };
   static status check_sizes(const args& x) {
     if (Experts::count(x.gate) < x.index.experts() || Experts::count(x.up) < x.index.experts() || Experts::count(x.down) < x.index.experts())
@@ -168,8 +168,7 @@ private:
     if (bytes_of(x.y).meets(bytes_of(x.x))) return {errc::aliased, "y must not overlap x: the layer reads x to its end"};
     return {};
   }
-  template <class Context> static plan lay_out(const Context& context, const args& x, std::byte* base) {
-    carver carve{base};
+  static plan lay_out(carver& carve, const args& x) {
     plan p{};
     const int rows = x.index.row_limit, inner = Experts::outputs(x.gate);
     if (copies) p.copied = detail::carved<X>(carve, rows, x.x.cols);
@@ -181,8 +180,6 @@ private:
     }
     p.hidden = detail::carved<X>(carve, rows, inner);
     p.made = detail::carved<partial>(carve, rows, x.x.cols);
-    p.scratch = carve.take_shared({first_op::workspace_bytes(context, first(x, p)), second_op::workspace_bytes(context, second(x, p))});
-    p.bytes = carve.used;
     return p;
   }
   static constexpr int sum_groups(int cols) {
@@ -193,14 +190,6 @@ private:
   static codes codes_of(const plan& p, int rows, int cols) {
     const int groups = Experts::quantizer::groups(cols), sums = sum_groups(cols);
     return {{p.code, rows, cols, cols}, {p.scale, groups, rows, rows}, {sums > 0 ? p.sum : nullptr, sums, sums > 0 ? rows : 0, rows}};
-  }
-  template <class Context> static status quantize_rows([[maybe_unused]] const Context& context, [[maybe_unused]] const view<X>& v, [[maybe_unused]] const plan& p) {
-    if constexpr (quantizes) {
-      const codes to = codes_of(p, v.rows, v.cols);
-      return Experts::quantizer::run(context, {.x = detail::read_only(v), .codes = to.codes, .scales = to.scales, .sums = to.sums});
-    } else {
-      return {};
-    }
   }
   static auto rows_for(const view<const X>& v, [[maybe_unused]] const plan& p) {
     if constexpr (quantizes) return codes_of(p, v.rows, v.cols);
@@ -215,6 +204,9 @@ private:
     if constexpr (!copies) a.source = {x.index.token_of_row, x.index.row_limit, 1, 1};
     a.epilogue = {{x.activation}, {}};
     return a;
+  }
+  static typename combine_op::args last(const args& x, const plan& p) {
+    return {.x = detail::read_only(p.made), .index = x.index, .y = x.y, .same = x.share != nullptr ? x.x : view<const X>{}, .share = x.share, .constants = x.constants, .ids = x.ids, .first_constant = x.first_constant};
   }
   static typename second_op::args second(const args& x, const plan& p) {
     typename second_op::args a{};
@@ -240,7 +232,7 @@ using mega_blocks = scatter_moe<Experts, Activation, Y, detail::copying<Options>
 //! @pre   ids are rows of the table: checked on the host
 //! @note  error: that of two dense products, hidden values being rounded to X
 //! Source: STEM, scaling transformers with embedding modules.
-template <class X, class Activation = policy::silu, class Y = X, class T = X> struct stem {
+template <class X, class Activation = policy::silu, class Y = X, class T = X> struct stem : flow::in_steps<stem<X, Activation, Y, T>> {
   using gate_op = gemm::dense<X, X, X, policy::chain<Activation, policy::times_embedding<T>>>;
   using down_op = gemm::dense<X, X, Y>;
   struct args {
@@ -251,74 +243,43 @@ template <class X, class Activation = policy::silu, class Y = X, class T = X> st
     view<Y> y = {};                       //!< tokens x H
     Activation activation = {};
   };
-  template <class Context> static status check(const Context& context, const args& x) {
-    static_assert(explain_context<Context>());
-    if constexpr (!runs_here<Context>) return {errc::not_initialised, "the context does not work in this file"};
-    else {
-      const plan p = lay_out(context, x, nullptr);
-      return first_of([&] { return gate_op::check(context, first(x, p)); }, [&] { return down_op::check(context, second(x, p)); }, [&] { return bytes_of(x.y).meets(bytes_of(x.x)) ? status{errc::aliased, "y must not overlap x"} : status{}; },
-                      [&]() -> status {
-                        if constexpr (is_host<Context>)
-                          for (int t = 0; t < x.x.rows; ++t)
-                            if (x.id[t] < 0 || x.id[t] >= x.table.rows) return {errc::bad_value, "id: a token that the table has no row for", x.id[t], x.table.rows};
-                        return {};
-                      });
-    }
+  template <class Context> static status refuse(const Context&, const args& x) {
+    if constexpr (is_host<Context>)
+      for (int t = 0; x.id != nullptr && t < x.x.rows; ++t)
+        if (x.id[t] < 0 || x.id[t] >= x.table.rows) return {errc::bad_value, "id: a token that the table has no row for", x.id[t], x.table.rows};
+    return {};
   }
-  template <class Context> static std::size_t workspace_bytes(const Context& context, const args& x) {
-    static_assert(explain_context<Context>());
-    if constexpr (!runs_here<Context>) return 0;
-    else return lay_out(context, x, nullptr).bytes;
-  }
-  template <class Context> static status run(const Context& context, const args& x, workspace memory = {}) {
-    static_assert(explain_context<Context>());
-    if constexpr (runs_here<Context>) {
-      if (const status bad = first_of([&] { return check(context, x); }, [&] { return check_workspace(memory, workspace_bytes(context, x)); }); !bad) return bad;
-      const plan p = lay_out(context, x, memory.data);
-      return first_of([&] { return gate_op::run(context, first(x, p), p.scratch); }, [&] { return down_op::run(context, second(x, p), p.scratch); });
-    } else {
-      return check(context, x);
-    }
-  }
-
-private:
-  struct plan {
-    view<X> hidden;
-    workspace scratch;
-    std::size_t bytes;
-  };
-  template <class Context> static plan lay_out(const Context& context, const args& x, std::byte* base) {
-    carver carve{base};
-    plan p{};
-    p.hidden = detail::carved<X>(carve, x.x.rows, x.gate.rows);
-    p.scratch = carve.take_shared({gate_op::workspace_bytes(context, first(x, p)), down_op::workspace_bytes(context, second(x, p))});
-    p.bytes = carve.used;
-    return p;
-  }
-  static typename gate_op::args first(const args& x, const plan& p) {
-    typename gate_op::args a{};
-    a.a = x.x, a.b = x.gate, a.c = p.hidden, a.epilogue = {x.activation, {{x.table, x.id, x.x.rows}, {}}};
-    return a;
-  }
-  static typename down_op::args second(const args& x, const plan& p) {
-    typename down_op::args a{};
-    a.a = detail::read_only(p.hidden), a.b = x.down, a.c = x.y;
-    return a;
+  template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
+    if (bytes_of(x.y).meets(bytes_of(x.x))) return {errc::aliased, "y must not overlap x"};
+    const view<X> hidden = detail::carved<X>(carve, x.x.rows, x.gate.rows);
+    typename gate_op::args gate{};
+    gate.a = x.x, gate.b = x.gate, gate.c = hidden, gate.epilogue = {x.activation, {{x.table, x.id, x.x.rows}, {}}};
+    typename down_op::args down{};
+    down.a = detail::read_only(hidden), down.b = x.down, down.c = x.y;
+    return first_of([&] { return step(gate_op{}, gate); }, [&] { return step(down_op{}, down); });
   }
 };
 
-//! Gradients of scatter_moe with dense experts. The values between the products are computed again: nothing of the forward pass is
-//! kept but x and the index.
+//! Gradients of scatter_moe. The values between the products are computed again: nothing of the forward pass is kept but x and the index.
 //!     d_out = dy by rows,  dh = d_out down,  (d_gate, d_up, w h, d_weight) = gated_gradient
 //!     d_down_e = d_out' (w h),  d_gate_e = d_gate' x,  d_up_e = d_up' x      over the rows of e: zeros where there are none
-//!     dx = sum over choices of d_gate gate + d_up up;  of share: add share[t] dy[t] yourself
-//! @tparam X   of x, the weights and dy: bf16, fp16 or float; DX, DW: of the gradients
-//! @note  cost: 18 S H I operations, four of them for what is computed again; workspace_bytes
+//!     dx = sum over choices of d_gate gate + d_up up
+//! Packed experts are frozen: dx and d_weight pass through them (flow::through_packed). Of share: add share[t] dy[t] to dx yourself, and
+//! <dy[t], x[t]> is its gradient; a constant expert's is the sum of w dy over its slots.
+//! @tparam Experts  dense_experts<X> or quantized_experts<Format, X>, X: bf16, fp16 or (dense) float; the rounding of integer_experts has no
+//!                  gradient: take quantized_experts. DX, DW: of the gradients
+//! @note  cost: dense 16 S H I operations, four of them for what is computed again; packed 10 S H I and 2 H I (2 H + I) for each expert, which decode
+//!        it by rows of the identity; workspace_bytes
 //! @post  same bits on every run; nothing is added in an order that is open
-template <class X, class Activation = policy::silu, class DX = X, class DW = float> struct scatter_moe_backward : flow::in_steps<scatter_moe_backward<X, Activation, DX, DW>> {
-  using gather_op = gemm::grouped<X, X, X, policy::chain<>, detail::grouped_form<true, false>>;
-  using through_op = gemm::grouped<X, X, float, policy::chain<>, detail::grouped_form<false, false, gemm::b_order::k_by_n>>;
-  using adding_op = gemm::grouped<X, X, float, policy::chain<>, detail::grouped_form<false, false, gemm::b_order::k_by_n, true>>;
+template <class Experts, class Activation = policy::silu, class DX = typename Experts::element, class DW = float>
+struct scatter_moe_backward : flow::in_steps<scatter_moe_backward<Experts, Activation, DX, DW>> {
+  static_assert(!requires { typename Experts::tokens; }, "smalti: rounding rows to 8 bits has no gradient: take quantized_experts of the same weights for scatter_moe_backward");
+  using X = typename Experts::element;
+  using weight = typename Experts::weight;
+  static constexpr bool trains = std::is_same_v<Experts, dense_experts<X>>;
+  using gather_op = typename Experts::template product<X, policy::chain<>, true, false>;
+  using through_op = typename Experts::template through<float, false>;
+  using adding_op = typename Experts::template through<float, true>;
   struct gathered_depth : gemm::depth_options { static constexpr bool gathers = true; };
   using down_op = gemm::grouped_depth<X, X, DW>;
   using in_op = gemm::grouped_depth<X, X, DW, policy::chain<>, gathered_depth>;
@@ -329,53 +290,65 @@ template <class X, class Activation = policy::silu, class DX = X, class DW = flo
   struct args {
     view<const X> x = {}, dy = {};               //!< tokens x H
     policy::route_index index = {};
-    stack<const X> gate = {}, up = {}, down = {};
+    weight gate = {}, up = {}, down = {};
     view<DX> dx = {};                            //!< tokens x H
-    stack<DW> d_gate = {}, d_up = {}, d_down = {};
+    gemm::optional_member<trains, stack<DW>, 5> d_gate = {};      //!< dense experts
+    gemm::optional_member<trains, stack<DW>, 6> d_up = {};
+    gemm::optional_member<trains, stack<DW>, 7> d_down = {};
     float* d_weight = nullptr;                   //!< [tokens x choices]
     Activation activation = {};
   };
-
+  template <class Context> static status refuse(const Context&, const args& x) {
+    if (const status bad = check_index<is_host<Context>>(x.index, x.x.rows); !bad) return bad;
+    if (Experts::count(x.gate) < x.index.experts() || Experts::count(x.up) < x.index.experts() || Experts::count(x.down) < x.index.experts())
+      return {errc::bad_shape, "gate, up and down need a weight for each expert of the index", Experts::count(x.gate), x.index.experts()};
+    return {};
+  }
   template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
     struct {
       view<X> gate, up, d_out, hidden;      // d_gate and d_up lie over gate and up
       view<float> dh, dx;
     } p{};
-    const int rows = x.index.row_limit, inner = x.gate.rows, wide = x.x.cols;
+    const int rows = x.index.row_limit, inner = Experts::outputs(x.gate), wide = x.x.cols;
     p.gate = detail::carved<X>(carve, rows, inner), p.up = detail::carved<X>(carve, rows, inner), p.hidden = detail::carved<X>(carve, rows, inner);
     p.d_out = detail::carved<X>(carve, rows, wide);
     p.dh = detail::carved<float>(carve, rows, inner), p.dx = detail::carved<float>(carve, rows, wide);
     const view<const int, 1> source{x.index.token_of_row, rows, 1, 1};
-    const auto project = [&](const stack<const X>& w, const view<X>& to) {
+    const auto project = [&](const weight& w, const view<X>& to) {
       typename gather_op::args a{};
-      a.a = x.x, a.b = w, a.c = to, a.rows = x.index.rows, a.end = x.index.end, a.source = source;
+      Experts::set(a, x.x, w, to);
+      a.rows = x.index.rows, a.end = x.index.end, a.source = source;
       return step(gather_op{}, a);
     };
-    const auto through = [&](const auto& op, const view<X>& from, const stack<const X>& w, const view<float>& to) {
+    const auto through = [&](const auto& op, const view<X>& from, const weight& w, const view<float>& to) {
       typename std::remove_cvref_t<decltype(op)>::args a{};
-      a.a = detail::read_only(from), a.b = w, a.c = to, a.rows = x.index.rows, a.end = x.index.end;
+      Experts::set_through(a, detail::read_only(from), w, to);
+      a.rows = x.index.rows, a.end = x.index.end;
       return step(op, a);
-    };
-    const auto along = [&](const view<X>& from, const stack<DW>& to) {
-      typename in_op::args a{};
-      a.a = detail::read_only(from), a.b = x.x, a.c = to, a.rows = x.index.rows, a.end = x.index.end, a.source = source;
-      return step(in_op{}, a);
     };
     policy::route_index plain = x.index;
     plain.weight_of_slot = nullptr;
-    return first_of([&] { return check_index<is_host<Context>>(x.index, x.x.rows); }, [&] { return project(x.gate, p.gate); }, [&] { return project(x.up, p.up); },
+    return first_of([&] { return project(x.gate, p.gate); }, [&] { return project(x.up, p.up); },
                     [&] { return step(dispatch_op{}, typename dispatch_op::args{x.dy, x.index, p.d_out}); }, [&] { return through(through_op{}, p.d_out, x.down, p.dh); },
                     [&] {
                       return step(gradient_op{}, typename gradient_op::args{.gate = detail::read_only(p.gate), .up = detail::read_only(p.up), .dh = detail::read_only(p.dh), .index = x.index, .d_gate = p.gate, .d_up = p.up,
                                                                               .hidden = p.hidden, .d_weight = x.d_weight, .activation = x.activation});
                     },
-                    [&] {
-                      typename down_op::args a{};
-                      a.a = detail::read_only(p.d_out), a.b = detail::read_only(p.hidden), a.c = x.d_down, a.rows = x.index.rows, a.end = x.index.end;
-                      return step(down_op{}, a);
+                    [&]() -> status {
+                      if constexpr (trains) {
+                        const auto along = [&](const view<X>& from, const stack<DW>& to) {
+                          typename in_op::args a{};
+                          a.a = detail::read_only(from), a.b = x.x, a.c = to, a.rows = x.index.rows, a.end = x.index.end, a.source = source;
+                          return step(in_op{}, a);
+                        };
+                        typename down_op::args a{};
+                        a.a = detail::read_only(p.d_out), a.b = detail::read_only(p.hidden), a.c = x.d_down, a.rows = x.index.rows, a.end = x.index.end;
+                        return first_of([&] { return step(down_op{}, a); }, [&] { return along(p.gate, x.d_gate); }, [&] { return along(p.up, x.d_up); });
+                      } else {
+                        return {};
+                      }
                     },
-                    [&] { return along(p.gate, x.d_gate); }, [&] { return along(p.up, x.d_up); }, [&] { return through(through_op{}, p.gate, x.gate, p.dx); },
-                    [&] { return through(adding_op{}, p.up, x.up, p.dx); },
+                    [&] { return through(through_op{}, p.gate, x.gate, p.dx); }, [&] { return through(adding_op{}, p.up, x.up, p.dx); },
                     [&] { return step(combine_op{}, typename combine_op::args{.x = detail::read_only(p.dx), .index = plain, .y = x.dx}); });
   }
 };

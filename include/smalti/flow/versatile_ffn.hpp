@@ -35,6 +35,7 @@ template <class X, class Activation = policy::silu, class Y = X> struct versatil
     Activation activation = {};
   };
 
+  template <class Context> static status refuse(const Context&, const args& x) { return check_index<is_host<Context>>(x.deep, x.x.rows); }
   template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
     const int tokens = x.x.rows, width = x.x.cols, inner = x.gate.rows, parts = x.wide.experts(), rows = x.deep.row_limit;
     if (x.deep.experts() < 1) return {errc::bad_shape, "deep needs an expert for each number of loops: a layer that never loops is scatter_moe over slices", x.deep.experts(), 1};
@@ -53,8 +54,7 @@ template <class X, class Activation = policy::silu, class Y = X> struct versatil
       out.a = detail::read_only(hidden), out.b = row_slices(x.down, 1), out.c = state, out.rows = {x.bounds, 1}, out.end = end;
       return first_of([&] { return step(in_op{}, in); }, [&] { return step(out_op{}, out); });
     };
-    return first_of([&] { return check_index<is_host<Context>>(x.deep, tokens); },
-                    [&] {
+    return first_of([&] {
                       if (parts == 0) return status{};
                       return step(wide_op{}, typename wide_op::args{.x = x.x, .index = x.wide, .gate = row_slices(x.gate, parts), .up = row_slices(x.up, parts), .down = column_slices(x.down, parts), .y = wide, .activation = x.activation});
                     },

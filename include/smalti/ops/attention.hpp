@@ -43,10 +43,10 @@ struct options {
 
 //! o[i] = sum over visible keys j of softmax_j(score(scale q[i] . k[j], i, j)) v[j], for each query head of each sequence.
 //!
-//! @tparam T     bf16 or fp16: queries and operands of both products; sums, softmax and log-sum-exps are float
+//! @tparam T     bf16 or fp16, on the host also float: queries and operands of both products; sums, softmax and log-sum-exps are float
 //! @tparam D     elements of a query and of a key, any multiple of 8; options::value_dim those of a value
 //! @tparam Kv    where keys and values live: dense_kv<bf16> (dense or ragged), paged_kv<bf16>, ... (block/attention/kv.hpp);
-//!               fp16 with fp16 queries, fp8 with either
+//!               fp16 with fp16 queries, fp8 with either; dense_kv<float> with float queries
 //! @tparam Mask  policy::full, policy::causal, ... (policy/mask.hpp)
 //! @pre   strides, addresses and head dims are multiples of 16 bytes; query heads are a multiple of key heads, and query
 //!        head h reads key head h / (heads / key heads); o overlaps nothing that is read. On a GPU offsets, tables and
@@ -69,7 +69,7 @@ struct flash {
   using work_type = typename Options::work;
   static_assert(!work_type::listed || (Options::split_kv && !iterator::listed && !Options::batch_invariant),
                 "smalti: options::work = balanced_work needs options::split_kv, policy::all_blocks and no batch_invariant: parts depend on the batch");
-  static_assert(explain_attention_types<T, D, value_dim, out>());
+  static_assert(explain_attention_types<T, D, value_dim, out, true>());
   static_assert(policy::explain_mask<Mask>());
   static_assert(policy::explain_normalizer<normalizer>());
   static_assert(policy::explain_blocks<iterator>());
@@ -199,8 +199,9 @@ private:
     if constexpr (work_type::listed) {
       if (x.split_keys > 0) return {errc::bad_value, "split_keys must be 0: args.work says which parts there are", x.split_keys, 0};
       if (x.work.count < x.q.sequences) return {errc::bad_shape, "work.count must be at least the sequences: each has a part", x.work.count, x.q.sequences};
-      if (x.work.items == nullptr && x.work.count > 0) return {errc::null_pointer, "work.items is null: policy::plan_balanced writes it"};
-      if (!readable && x.work.count > 65535) return {errc::out_of_reach, "work.count: at most 65,535 on a GPU", x.work.count, 65535};
+      if (x.work.workers <= 0) return {errc::bad_value, "work.workers must be positive: it counts the blocks that share the work", x.work.workers, 1};
+      if (x.work.items == nullptr || x.work.begins == nullptr) return {errc::null_pointer, "work.items and work.begins must not be null: policy::plan_balanced writes them"};
+      if (!readable && x.work.workers > 65535) return {errc::out_of_reach, "work.workers: at most 65,535 on a GPU", x.work.workers, 65535};
       if (readable)
         if (const status bad = check_work(x); !bad) return bad;
     }
@@ -250,6 +251,12 @@ private:
       }
     }
     if (next != x.q.sequences) return {errc::bad_shape, "work.items needs a part of every sequence", next, x.q.sequences};
+    int used = 0;
+    while (used < x.work.count && x.work.items[used].sequence >= 0) ++used;
+    if (x.work.begins[0] != 0 || x.work.begins[x.work.workers] != used)
+      return {errc::bad_value, "work.begins: workers share all items, from the first to the last: plan with policy::plan_balanced", x.work.begins[x.work.workers], used};
+    for (int w = 0; w < x.work.workers; ++w)
+      if (x.work.begins[w + 1] < x.work.begins[w]) return {errc::bad_value, "work.begins must not decrease: plan with policy::plan_balanced", x.work.begins[w + 1], x.work.begins[w]};
     return {};
   }
 

@@ -5,6 +5,7 @@
 #include <smalti/ops/cache/compress.hpp>
 #include <smalti/ops/cache/copy_pages.hpp>
 #include <smalti/ops/cache/hired.hpp>
+#include <smalti/ops/cache/match_pairs.hpp>
 #include <smalti/ops/cache/page_allocator.hpp>
 #include <smalti/ops/cache/paged.hpp>
 #include <smalti/ops/cache/pool.hpp>

@@ -87,7 +87,8 @@ private:
 
 //! y[t] = sum over choices j of weight[t, j] x[row of slot (t, j)], in the order of j, plus share[t] same[t]: what experts made,
 //! brought back to their tokens. Slots without a row (dropped, or of experts that compute nothing) count for nothing; `share`
-//! is the weight of a token's identity experts (LongCat-Flash).
+//! is the weight of a token's identity experts (LongCat-Flash). Constant experts (MoE++, Jin et al. 2024, arXiv:2410.07348) give a row each of
+//! `constants`, whatever the token: a slot whose id is first_constant + c adds row c. An id that is neither gives zero.
 //! @tparam X, Y  rows of experts, rows of tokens: bf16, fp16 or float
 //! @pre   the index lies where the work runs
 //! @post  the same bits whatever the layout of the index, the order of blocks and the other tokens are
@@ -103,11 +104,14 @@ template <class X, class Y = X, class Same = X, class Options = row_options> str
     view<Y, step<Y>> y = {};                       //!< index.tokens rows
     view<const Same, step<Same>> same = {};        //!< null, or the rows of the tokens themselves
     const float* share = nullptr;                  //!< null: 1, or [tokens]
+    view<const Same, step<Same>> constants = {};   //!< null, or a row for each constant expert
+    const std::int32_t* ids = nullptr;             //!< [tokens x choices] with constants: what the index was made of
+    int first_constant = 0;
   };
   template <class Context> static status check(const Context& context, const args& x) {
     static_assert(explain_context<Context>());
     if constexpr (!runs_here<Context>) return {errc::not_initialised, "the context does not work in this file"};
-    else return first_of([&] { return check_context(base_of(context)); }, [&] { return check_view<"x">(x.x); }, [&] { return check_view<"y">(x.y); }, [&] { return check_view<"same">(x.same); },
+    else return first_of([&] { return check_context(base_of(context)); }, [&] { return check_view<"x">(x.x); }, [&] { return check_view<"y">(x.y); }, [&] { return check_view<"same">(x.same); }, [&] { return check_view<"constants">(x.constants); },
                     [&] { return check_index<is_host<Context>>(x.index, x.y.rows); }, [&] { return check_pair(x); });
   }
   template <class Context> static std::size_t workspace_bytes(const Context&, const args&) { return 0; }
@@ -121,10 +125,19 @@ template <class X, class Y = X, class Same = X, class Options = row_options> str
       return check(context, x);
     }
   }
+  //! What check says of constant experts alone.
+  static status check_constants(const args& x) {
+    if (x.constants.rows == 0) return {};
+    if (x.constants.cols != x.y.cols) return {errc::bad_shape, "constants needs as many columns as y", x.constants.cols, x.y.cols};
+    if (x.ids == nullptr && x.index.tokens > 0 && x.index.choices > 0) return {errc::null_pointer, "ids is null: constant experts are told by their ids, one for each slot", 0, std::int64_t(x.index.tokens) * x.index.choices};
+    if (x.first_constant < x.index.experts()) return {errc::bad_value, "first_constant must not be an expert that has rows: constant experts come behind them", x.first_constant, x.index.experts()};
+    if (bytes_of(x.y).meets(bytes_of(x.constants))) return {errc::aliased, "y must not overlap constants: blocks read them while others write y"};
+    return {};
+  }
   // ---- what a launch names: kernels are not for callers
-  template <bool Weighted, same_rows Shares> struct kernel {
-    using arguments = combine_arguments<X, Same, Y, step<X>, step<Same>, step<Y>, Weighted, Shares>;
-    template <target G> using agent = combine_agent<default_rows_tuning{}(G), X, Same, Y, step<X>, step<Same>, step<Y>, Weighted, Shares>;
+  template <bool Weighted, same_rows Shares, bool Constants = false> struct kernel {
+    using arguments = combine_arguments<X, Same, Y, step<X>, step<Same>, step<Y>, Weighted, Shares, Constants>;
+    template <target G> using agent = combine_agent<default_rows_tuning{}(G), X, Same, Y, step<X>, step<Same>, step<Y>, Weighted, Shares, Constants>;
   };
 
 private:
@@ -133,6 +146,7 @@ private:
     return x.share == nullptr ? start<Weighted, same_rows::whole>(context, x) : start<Weighted, same_rows::shared>(context, x);
   }
   template <bool Weighted, same_rows Shares, class Context> static status start(const Context& context, const args& x) {
+    if (x.constants.rows > 0) return launch<kernel<Weighted, Shares, true>>(base_of(context), {x.x, x.index.row_of_slot, x.index.weight_of_slot, x.same, x.share, x.y, x.index.choices, x.constants, x.ids, x.first_constant});
     return launch<kernel<Weighted, Shares>>(base_of(context), {x.x, x.index.row_of_slot, x.index.weight_of_slot, x.same, x.share, x.y, x.x.rows == 0 ? 0 : x.index.choices});
   }
   static status check_pair(const args& x) {
@@ -141,7 +155,7 @@ private:
     if (bytes_of(x.y).meets(bytes_of(x.x))) return {errc::aliased, "y must not overlap x: blocks read x while others write y"};
     if (x.share != nullptr && x.same.data == nullptr && x.y.rows > 0) return {errc::null_pointer, "same is null, but share is not: the rows that identity experts return"};
     if (x.same.data != nullptr && (x.same.rows != x.y.rows || x.same.cols != x.y.cols)) return {errc::bad_shape, "same needs the extents of y", x.same.rows, x.y.rows};
-    return {};
+    return check_constants(x);
   }
 };
 

@@ -76,6 +76,18 @@ struct tokens {
     const float* tensor = nullptr;        //!< nvfp4_tokens: one float, above zero, where the work runs
   };
 
+  //! Arguments whose results lie in memory of a carver: codes in rows of whole 64 bytes, scales and sums as products read them. Formats of float scales.
+  static args place(const view<const X, step<X>>& x, carver& carve) {
+    static_assert(float_scale && !in_pairs, "smalti: place() is for formats with float scales: lay the arrays of the others out yourself");
+    const int high = groups(x.cols), wide = round_up(x.cols, 64);
+    args a{.x = x, .codes = {carve.take<code>(std::size_t(x.rows) * std::size_t(wide)), x.rows, x.cols, wide}, .scales = {carve.take<float>(std::size_t(high) * std::size_t(x.rows)), high, x.rows, x.rows}};
+    if constexpr (Options::sum_group != 0) {
+      const int sums = ceil_div(x.cols, Options::sum_group);
+      a.sums = {carve.take<float>(std::size_t(sums) * std::size_t(x.rows)), sums, x.rows, x.rows};
+    }
+    return a;
+  }
+
   //! Groups of a row; an empty one has none.
   static constexpr int groups(int cols) { return by_row ? int(cols > 0) : ceil_div(cols, by_row ? 1 : Format::group); }
 

@@ -34,6 +34,40 @@ template <class T> struct add_low_rank {
   }
 };
 
+//! The same with an adapter of its own, or none (negative), for each row: b's rows are lines of a pool, adapter e's are
+//! line[first[e] + q], q < count[e], and what it gives is multiplied by scale[e].
+//! @pre  every adapter exists, and every line of the pool; the pool and the values have fewer than 2^31 elements
+//! @note  most gathers a result, which no other row shares: for few rows, where a pass over y is what one wants to spare
+template <class T> struct add_low_rank_of_row {
+  const float* values = nullptr;      //!< rows x most, `values_stride` apart: x A' of each row's adapter
+  const int* adapter = nullptr;       //!< [rows]
+  const T* pool = nullptr;            //!< lines x columns, `pool_stride` apart
+  const int *first = nullptr, *count = nullptr, *line = nullptr;
+  const float* scale = nullptr;       //!< [adapters]
+  int rows = 0, values_stride = 0, most = 0, columns = 0, pool_rows = 0, pool_stride = 0, adapters = 0, lines = 0;
+  template <class V, class R, class C> SMALTI_HD V operator()(V x, R row, C column) const {
+    const auto mine = lookup(adapter, row, rows), rank = lookup(count, mine, adapters), begin = lookup(first, mine, adapters);      // out of range: zero
+    const auto by = lookup(scale, mine, adapters);
+    for (int q = 0; q < most; ++q) {
+      const auto at = lookup(line, begin + q, lines);
+      const V product = lookup(values, row * values_stride + q, rows * values_stride) * by * lookup(pool, at * pool_stride + column, pool_rows * pool_stride);
+      x = where(rank > q, x + product, x);      // behind the rank nothing was written
+    }
+    return x;
+  }
+  constexpr status check(const result_matrix& c) const {
+    if (most < 0 || adapters < 0 || lines < 0 || pool_rows < 0) return {errc::bad_shape, "epilogue add_low_rank_of_row: most, adapters, lines and pool_rows must not be negative", most, 0};
+    if (rows < c.rows) return {errc::bad_shape, "epilogue add_low_rank_of_row: values needs a row for each row of c", rows, c.rows};
+    if (c.rows > 0 && adapter == nullptr) return {errc::null_pointer, "epilogue add_low_rank_of_row: adapter is null: it needs an entry for each row", 0, c.rows};
+    if (most > 0 && adapters > 0 && (values == nullptr || pool == nullptr || first == nullptr || count == nullptr || line == nullptr || scale == nullptr)) return {errc::null_pointer, "epilogue add_low_rank_of_row: values, pool or a list is null"};
+    if (columns < c.cols) return {errc::bad_shape, "epilogue add_low_rank_of_row: the pool needs a column for each column of c", columns, c.cols};
+    if (values_stride < most || pool_stride < columns) return {errc::bad_shape, "epilogue add_low_rank_of_row: rows must not overlap: a stride is below its matrix's width", values_stride < most ? values_stride : pool_stride, values_stride < most ? most : columns};
+    if (static_cast<long long>(rows) * values_stride > 2147483647ll || static_cast<long long>(pool_rows) * pool_stride > 2147483647ll)
+      return {errc::out_of_reach, "epilogue add_low_rank_of_row: values and the pool must have fewer than 2^31 elements", static_cast<long long>(pool_rows) * pool_stride, 2147483647ll};
+    return {};
+  }
+};
+
 //! Rank of an m x n matrix by its singular values s[0] >= s[1] >= ...: those whose share (s - least) / (greatest - least) is not below the
 //! threshold. Equal values, a matrix without directions, keep all.
 //! @pre   count = min(m, n) values, none of them NaN

@@ -16,11 +16,6 @@ namespace smalti::inline SMALTI_CODE::prim::detail {
 
 constexpr int sample_threads = 512;
 
-struct sample_cut {
-  std::uint32_t key = 0;
-  unsigned long long equal = ~0ull;
-};
-
 struct sample_memory {
   unsigned long long bins[256];
   unsigned long long best;            // key and, so that the lowest wins, the complement of the index

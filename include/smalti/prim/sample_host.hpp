@@ -20,12 +20,6 @@ struct sample_scratch {
 };
 inline std::size_t sample_share(std::int64_t n) { return 2 * padded(std::size_t(n) * 4); }
 
-// What a search of the order ends with: elements above `key` are kept, and the first `equal` of those at it.
-struct sample_cut {
-  std::uint32_t key = 0;
-  std::uint64_t equal = ~std::uint64_t(0);
-};
-
 // The cut that keeps `wanted` of measure(j), taken from the greatest key down: three histograms of eleven bits.
 template <class Measure> sample_cut find_sample_cut(const std::uint32_t* keys, std::int64_t n, std::uint64_t wanted, Measure measure) {
   std::uint32_t prefix = 0, mask = 0;

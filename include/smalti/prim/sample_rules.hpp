@@ -108,6 +108,12 @@ SMALTI_HD inline policy::four<std::uint32_t> random_of(std::uint64_t seed, const
 }
 constexpr std::uint32_t row_block = 0xffffffffu;         // tokens use blocks from 0
 
+// What a search of the order ends with: elements above `key` are kept, and the first `equal` of those at it.
+struct sample_cut {
+  std::uint32_t key = 0;
+  std::uint64_t equal = ~std::uint64_t(0);
+};
+
 }  // namespace detail
 
 }  // namespace smalti::inline SMALTI_CODE::prim

@@ -28,6 +28,8 @@
 //   load(t, stacks, o, n, i, j)                     the same of matrix n of stack o; store too
 //   load_rows(t, view, rows, j[, name])             gather: row r of t is row rows[r] of the view, which must exist;
 //                                                   transposed(view): column r of t is row rows[r] of the view
+//   announce(t, view, i, j), announce(t, view, rows, j)   t of a streamed operand: tile (i, j), or these 32 rows, will probably be loaded next; the host
+//                                                   fetches their beginning while t is multiplied. Where Block::announces is false there is no such word
 //   store(view, [n,] i, j, t)                       masked, converts (round to nearest even); transposed(view) too
 //   store_rows(view, rows, j, t)                    scatter of rows; rows[r] < 0 is skipped; transposed(view): column r of t
 //   copy_rows<C>(to, target, from, source, j)       columns j C.. of row target[r] become those of row source[r], which must exist, for many rows

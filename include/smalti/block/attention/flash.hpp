@@ -123,19 +123,28 @@ struct flash_agent {
   static SMALTI_HD constexpr int tiles(const arguments& x) { return ceil_div(x.q.rows * (grouped ? x.group : 1), rows_of_block(x)); }
   static SMALTI_HD constexpr int heads(const arguments& x) { return grouped ? x.q.heads / x.group : x.q.heads; }
   static constexpr grid blocks(const arguments& x) {
-    if constexpr (balanced) return {tiles(x) * value_parts, heads(x), x.work.count};
+    if constexpr (balanced) return {tiles(x) * value_parts, heads(x), x.work.workers};
     else return {tiles(x) * value_parts, heads(x), x.q.sequences * (split ? x.splits : 1)};
   }
 
   template <class Block> using state = attention_state<Block, m, value_chunks, normalizer::shifts>;
 
   template <class Block> SMALTI_HD void operator()(Block& block) const {
+    if constexpr (balanced) {
+      // Not a loop of block.steps: there is nothing to pipeline from item to item, and on sm_90 the tile compiler makes two copies of such a body, which spill.
+      const int last = x.work.begins[block.z() + 1];
+      for (int w = x.work.begins[block.z()]; w < last; ++w) one_part(block, w);
+    } else {
+      one_part(block, block.z());
+    }
+  }
+
+private:
+  // Part `w` of the work: of a list, or of all sequences times all splits.
+  template <class Block> SMALTI_HD void one_part(Block& block, int w) const {
     // ---- which rows, which keys
     const int i = value_parts > 1 ? block.x() % tiles(x) : block.x(), part = value_parts > 1 ? block.x() / tiles(x) : 0;
-    const int sequence = sequence_of(block);
-    if constexpr (balanced) {
-      if (sequence < 0) return;
-    }
+    const int sequence = sequence_of(w);
     const int head = grouped ? block.y() * x.group : block.y();   // the first, of a group
     const int kv_head = mutant(defect::key_of_wrong_head) ? head % x.heads_per_kv : head / x.heads_per_kv;
     const auto kv = x.kv.template at<ragged>(sequence, kv_head);
@@ -152,7 +161,7 @@ struct flash_agent {
 
     const float v_scale = mutant(defect::value_scale_forgotten) ? 1.0f : kv.v_scale;
     if constexpr (strips > 1) {
-      several_strips(block, kv, scores, v_scale, sequence, head, part, i, first, rows);
+      several_strips(block, w, kv, scores, v_scale, sequence, head, part, i, first, rows);
     } else {
       // ---- the keys
       queries_of<Block> queries;
@@ -160,36 +169,35 @@ struct flash_agent {
       begin(block, queries, sums, sequence, head, i, first, rows);
       if constexpr (listed) {
         const auto list = list_of(sequence, head, first, length);
-        const tile_range places = places_of(block, list.count());
-        for (int t : block.steps(places.begin, places.end)) step<true>(block, queries, kv, scores, sums, part, first, tile_of(list, t));
+        const tile_range places = places_of(w, list.count());
+        for (int t : block.steps(places.begin, places.end)) step<true>(block, queries, kv, scores, sums, part, first, tile_of(list, t), tile_of(list, t + 1 < places.end ? t + 1 : t));
       } else {
-        const tile_range keys = keys_of(block, plain.mask, first, rows, length);
-        for (int j : block.steps(keys.begin, keys.whole_begin)) step<true>(block, queries, kv, scores, sums, part, first, j);
-        for (int j : block.steps(keys.whole_begin, keys.whole_end)) step<false>(block, queries, kv, scores, sums, part, first, j);
-        for (int j : block.steps(keys.whole_end, keys.end)) step<true>(block, queries, kv, scores, sums, part, first, j);
+        const tile_range keys = keys_of(w, plain.mask, first, rows, length);
+        for (int j : block.steps(keys.begin, keys.whole_begin)) step<true>(block, queries, kv, scores, sums, part, first, j, j + 1);
+        for (int j : block.steps(keys.whole_begin, keys.whole_end)) step<false>(block, queries, kv, scores, sums, part, first, j, j + 1);
+        for (int j : block.steps(keys.whole_end, keys.end)) step<true>(block, queries, kv, scores, sums, part, first, j, j + 1);
       }
       // ---- their sums
       if constexpr (split) {
-        sums.store(block, x.partial, x.stats, place_of(block, sequence, part, i));
-        if (!last_to_arrive(block, sequence, part, i)) return;
-        merge(block, sums, sequence, part, i, 0);
+        sums.store(block, x.partial, x.stats, place_of(block, w, sequence, part, i));
+        if (!last_to_arrive(block, w, sequence, part, i)) return;
+        merge(block, w, sums, sequence, part, i, 0);
       }
       finish(block, sums, v_scale, sequence, head, part, i, first, rows);
     }
   }
 
-private:
   // ---- which part of a sequence's keys: of splits of one length, or from a list
-  template <class Block> SMALTI_HD int sequence_of(Block& block) const {
-    if constexpr (balanced) return x.work.items[block.z()].sequence;
-    else return split ? block.z() / x.splits : block.z();
+  SMALTI_HD int sequence_of(int w) const {
+    if constexpr (balanced) return x.work.items[w].sequence;
+    else return split ? w / x.splits : w;
   }
-  template <class Block> SMALTI_HD int part_of_keys(Block& block) const {
-    if constexpr (balanced) return x.work.items[block.z()].part;
-    else return block.z() % x.splits;
+  SMALTI_HD int part_of_keys(int w) const {
+    if constexpr (balanced) return x.work.items[w].part;
+    else return w % x.splits;
   }
-  template <class Block> SMALTI_HD int parts_of_keys([[maybe_unused]] Block& block) const {
-    if constexpr (balanced) return x.work.items[block.z()].parts;
+  SMALTI_HD int parts_of_keys([[maybe_unused]] int w) const {
+    if constexpr (balanced) return x.work.items[w].parts;
     else return x.splits;
   }
 
@@ -211,16 +219,16 @@ private:
     return grouped ? policy::span{first / x.group, ceil_div(last, x.group)} : policy::span{first, last};
   }
   // One expression: a value returned from two places would live in memory.
-  template <class Block, class Mask> SMALTI_HD tile_range keys_of(Block& block, const Mask& mask, int first, int rows, int length) const {
+  template <class Mask> SMALTI_HD tile_range keys_of([[maybe_unused]] int w, const Mask& mask, int first, int rows, int length) const {
     const policy::span q = queries_at(first, rows);
     const policy::span keys = mask.keys(q, length), whole = mask.whole(q, length);
     int begin = keys.first / n, end = mutant(defect::last_keys_dropped) ? keys.last / n : ceil_div(keys.last, n);
     if constexpr (balanced) {
-      const int start = x.work.items[block.z()].begin, stop = x.work.items[block.z()].end, last = x.work.items[block.z()].part + 1 == x.work.items[block.z()].parts;
+      const int start = x.work.items[w].begin, stop = x.work.items[w].end, last = x.work.items[w].part + 1 == x.work.items[w].parts;
       end = last ? end : between(begin, stop, end);
       begin = between(begin, start, end);
     } else if constexpr (split && !listed) {
-      const int number = block.z() % x.splits, start = number * x.split_tiles;
+      const int number = w % x.splits, start = number * x.split_tiles;
       end = number + 1 < x.splits ? between(begin, start + x.split_tiles, end) : end;
       begin = between(begin, start, end);
     }
@@ -237,10 +245,10 @@ private:
     return policy::for_lengths(x.blocks, ragged ? x.q.length(sequence) : x.q.rows, length).at(sequence, head / (x.q.heads / x.blocks.heads), first / (grouped ? x.group : 1) / iterator::height);
   }
   template <class List> static SMALTI_HD int tile_of(const List& list, int t) { return list.block(t / tiles_of_block()) * tiles_of_block() + t % tiles_of_block(); }
-  template <class Block> SMALTI_HD tile_range places_of(Block& block, int blocks_in_list) const {
+  SMALTI_HD tile_range places_of([[maybe_unused]] int w, int blocks_in_list) const {
     const int end = blocks_in_list * tiles_of_block();
     if constexpr (split) {
-      const int number = block.z() % x.splits, from = between(0, number * x.split_tiles, end);
+      const int number = w % x.splits, from = between(0, number * x.split_tiles, end);
       return {from, 0, 0, number + 1 < x.splits ? between(from, from + x.split_tiles, end) : end};
     } else {
       return {0, 0, 0, end};
@@ -281,34 +289,34 @@ private:
   SMALTI_HD void visit(Block& block, strip<Block>* all, int used, const Head& kv, const Scores& scores, int part, int first, int rows, int j) const {
     for (int r = 0; r < used; ++r)
       if (all[r].keys.holds(j)) {
-        if (all[r].keys.is_whole(j)) step<false>(block, all[r].queries, kv, scores, all[r].sums, part, first + r * m, j);
+        if (all[r].keys.is_whole(j)) step<false>(block, all[r].queries, kv, scores, all[r].sums, part, first + r * m, j, j);
         else cut_step(block, all[r].queries, kv, scores, all[r].sums, part, first + r * m, rows, j);
       }
   }
   // The host: each tile of keys for all strips before the next.
   template <class Block, class Head, class Scores>
-  SMALTI_HD void several_strips(Block& block, const Head& kv, const Scores& scores, float v_scale, int sequence, int head, int part, int i, int first, int rows) const {
+  SMALTI_HD void several_strips(Block& block, int w, const Head& kv, const Scores& scores, float v_scale, int sequence, int head, int part, int i, int first, int rows) const {
     strip<Block> all[strips];
     const int used = ceil_div(rows - first, m) < strips ? ceil_div(rows - first, m) : strips;
     tile_range keys{};
     for (int r = 0; r < used; ++r) {
-      all[r].keys = keys_of(block, scores.scores.mask, first + r * m, rows, kv.length());
+      all[r].keys = keys_of(w, scores.scores.mask, first + r * m, rows, kv.length());
       begin(block, all[r].queries, all[r].sums, sequence, head, i * strips + r, first + r * m, rows);
       keys = hull(keys, all[r].keys);
     }
     if constexpr (listed) {
       const auto list = list_of(sequence, head, first, kv.length());
-      const tile_range places = places_of(block, list.count());
+      const tile_range places = places_of(w, list.count());
       for (int t : block.steps(places.begin, places.end)) visit(block, all, used, kv, scores, part, first, rows, tile_of(list, t));
     } else {
       for (int j : block.steps(keys.begin, keys.end)) visit(block, all, used, kv, scores, part, first, rows, j);
     }
     if constexpr (split) {
-      for (int r = 0; r < used; ++r) all[r].sums.store(block, x.partial, x.stats, place_of(block, sequence, part, i) + r);
-      if (!last_to_arrive(block, sequence, part, i)) return;
+      for (int r = 0; r < used; ++r) all[r].sums.store(block, x.partial, x.stats, place_of(block, w, sequence, part, i) + r);
+      if (!last_to_arrive(block, w, sequence, part, i)) return;
     }
     for (int r = 0; r < used; ++r) {
-      if constexpr (split) merge(block, all[r].sums, sequence, part, i, r);
+      if constexpr (split) merge(block, w, all[r].sums, sequence, part, i, r);
       finish(block, all[r].sums, v_scale, sequence, head, part, i * strips + r, first + r * m, rows);
     }
   }
@@ -370,10 +378,10 @@ private:
     if constexpr (policy::has_classify<decltype(scores.scores.mask)>) {
       const int length = kv.length();
       const policy::tile_class what = scores.scores.mask.classify(queries_at(first, rows), {j * n, j * n + n < length ? j * n + n : length});
-      if (what == policy::tile_class::full && j * n + n <= length) step<false>(block, queries, kv, scores, state, part, first, j);
-      else if (what != policy::tile_class::skip) step<true>(block, queries, kv, scores, state, part, first, j);
+      if (what == policy::tile_class::full && j * n + n <= length) step<false>(block, queries, kv, scores, state, part, first, j, j);
+      else if (what != policy::tile_class::skip) step<true>(block, queries, kv, scores, state, part, first, j, j);
     } else {
-      step<true>(block, queries, kv, scores, state, part, first, j);
+      step<true>(block, queries, kv, scores, state, part, first, j, j);
     }
   }
 
@@ -383,13 +391,13 @@ private:
     else return 1;
   }
 
-  // ---- one tile of keys: S = Q K', P = 2^(S - largest), O = O alpha + P V
+  // ---- one tile of keys: S = Q K', P = 2^(S - largest), O = O alpha + P V. next: the tile that probably follows
   template <bool Masked, class Block, class Queries, class Head, class Scores>
-  SMALTI_HD void step(Block& block, const Queries& queries, const Head& kv, const Scores& scores, state<Block>& state, int part, int first, int j) const {
+  SMALTI_HD void step(Block& block, const Queries& queries, const Head& kv, const Scores& scores, state<Block>& state, int part, int first, int j, int next) const {
     tile<Block, float, m, n> s;
     if constexpr (keys_left) {
       tile<Block, float, n, query_columns> turned;
-      keys_times<Masked, 0>(block, turned, queries, kv, j);
+      keys_times<Masked, 0>(block, turned, queries, kv, j, next);
       block.turn(s, turned);
     } else {
       times_keys<Masked, 0>(block, s, queries, kv, j);
@@ -414,7 +422,7 @@ private:
         else return w;
       }, p, s, row_index{}, column_index{});
     }
-    times_values<Masked, 0>(block, state.o, p, kv, part, j);
+    times_values<Masked, 0>(block, state.o, p, kv, part, j, next);
   }
   template <bool Masked, int I, class Block, class S, class Queries, class Head>
   SMALTI_HD void times_keys(Block& block, S& s, const Queries& queries, const Head& kv, int j) const {
@@ -428,24 +436,26 @@ private:
     }
   }
   template <bool Masked, int I, class Block, class S, class Queries, class Head>
-  SMALTI_HD void keys_times(Block& block, S& s, const Queries& queries, const Head& kv, int j) const {
+  SMALTI_HD void keys_times(Block& block, S& s, const Queries& queries, const Head& kv, int j, [[maybe_unused]] int next) const {
     if constexpr (I < key_chunks::count) {
       constexpr int w = key_chunks::width(I);
       typename operands<Block, streamed>::template keys<w> k;
       kv.template load_key_rows<Masked, d>(block, k, key_chunks::first(I) / w, j);
+      if constexpr (streamed && Block::announces && requires { kv.template announce_key_rows<d>(block, k, 0, next); }) kv.template announce_key_rows<d>(block, k, key_chunks::first(I) / w, next);
       if constexpr (I == 0) block.multiply(s, k, queries.here);
       else block.product(s, k, queries.here);
-      keys_times<Masked, I + 1>(block, s, queries.next, kv, j);
+      keys_times<Masked, I + 1>(block, s, queries.next, kv, j, next);
     }
   }
   template <bool Masked, int I, class Block, class O, class P, class Head>
-  SMALTI_HD void times_values(Block& block, O& o, const P& p, const Head& kv, int part, int j) const {
+  SMALTI_HD void times_values(Block& block, O& o, const P& p, const Head& kv, int part, int j, [[maybe_unused]] int next) const {
     if constexpr (I < value_chunks::count) {
       constexpr int w = value_chunks::width(I);
       typename operands<Block, streamed>::template values<w> v;
       kv.template load_value<Masked, Problem::value_dim>(block, v, value_column<I>(part), j);
+      if constexpr (streamed && Block::announces && requires { kv.template announce_value<Problem::value_dim>(block, v, 0, next); }) kv.template announce_value<Problem::value_dim>(block, v, value_column<I>(part), next);
       block.product(o.here, p, v);
-      times_values<Masked, I + 1>(block, o.next, p, kv, part, j);
+      times_values<Masked, I + 1>(block, o.next, p, kv, part, j, next);
     }
   }
   // Which tile of its width chunk I of this block's part of the values is.
@@ -456,25 +466,25 @@ private:
   template <class Block> SMALTI_HD int block_of_rows(Block& block, int sequence, int part, int i) const {
     return ((sequence * heads(x) + block.y()) * value_parts + part) * tiles(x) + i;
   }
-  template <class Block> SMALTI_HD long long place_of(Block& block, int sequence, int part, int i) const {
-    return (first_place(block, sequence, part, i) + part_of_keys(block)) * strips;
+  template <class Block> SMALTI_HD long long place_of(Block& block, int w, int sequence, int part, int i) const {
+    return (first_place(block, w, sequence, part, i) + part_of_keys(w)) * strips;
   }
   // Where the parts of these rows begin.
-  template <class Block> SMALTI_HD long long first_place(Block& block, int sequence, int part, int i) const {
+  template <class Block> SMALTI_HD long long first_place(Block& block, [[maybe_unused]] int w, int sequence, int part, int i) const {
     if constexpr (balanced) {
-      const long long before = x.work.items[block.z()].place, parts = x.work.items[block.z()].parts, rows_of_sequence = static_cast<long long>(heads(x)) * value_parts * tiles(x);
+      const long long before = x.work.items[w].place, parts = x.work.items[w].parts, rows_of_sequence = static_cast<long long>(heads(x)) * value_parts * tiles(x);
       return before * rows_of_sequence + (static_cast<long long>(block.y() * value_parts + part) * tiles(x) + i) * parts;
     } else {
       return static_cast<long long>(block_of_rows(block, sequence, part, i)) * x.splits;
     }
   }
-  template <class Block> SMALTI_HD bool last_to_arrive(Block& block, int sequence, int part, int i) const {
-    return block.arrive(x.arrived + block_of_rows(block, sequence, part, i)) == (mutant(defect::first_split_merges) ? 0 : parts_of_keys(block) - 1);
+  template <class Block> SMALTI_HD bool last_to_arrive(Block& block, int w, int sequence, int part, int i) const {
+    return block.arrive(x.arrived + block_of_rows(block, sequence, part, i)) == (mutant(defect::first_split_merges) ? 0 : parts_of_keys(w) - 1);
   }
-  template <class Block> SMALTI_HD void merge(Block& block, state<Block>& s, int sequence, int part, int i, int r) const {
-    const long long place = first_place(block, sequence, part, i);
+  template <class Block> SMALTI_HD void merge(Block& block, int w, state<Block>& s, int sequence, int part, int i, int r) const {
+    const long long place = first_place(block, w, sequence, part, i);
     s.clear(block);
-    for (int k : block.steps(0, parts_of_keys(block))) s.merge(block, x.partial, x.stats, (place + k) * strips + r);
+    for (int k : block.steps(0, parts_of_keys(w))) s.merge(block, x.partial, x.stats, (place + k) * strips + r);
   }
 
   // ---- results

@@ -4,6 +4,8 @@
 //     load_key<Clamped, D>(block, t, c, j)          keys j t.cols.. as the columns of the right operand t, elements c t.rows.. of D
 //     load_key_rows<Clamped, D>(block, t, c, j)     the same as the rows of a left operand
 //     load_value<Clamped, D>(block, t, c, j)        values j t.rows.. as the rows of the right operand t, elements c t.cols.. of D
+//     announce_key_rows<D>(block, t, c, j), announce_value<D>(block, t, c, j)     may be missing: keys or values j will probably be loaded
+//                                                   next, and t is a streamed operand
 //     k_scale, v_scale                              what a product with a stored element is multiplied by
 // Rows past the length may hold anything in memory, so each load has two forms: the plain one, for tiles that lie wholly
 // inside, and the clamped one, whose rows past the length are finite.
@@ -29,6 +31,8 @@ struct dense_head {
   }
   template <bool, int, class Block, class Left> SMALTI_HD void load_key_rows(Block& block, Left& t, int c, int j) const { block.load(t, k, j, c); }
   template <bool, int, class Block, class Right> SMALTI_HD void load_value(Block& block, Right& t, int c, int j) const { block.load(t, v, j, c); }
+  template <int, class Block, class Left> SMALTI_HD void announce_key_rows(Block& block, Left& t, int c, int j) const { block.announce(t, k, j, c); }
+  template <int, class Block, class Right> SMALTI_HD void announce_value(Block& block, Right& t, int c, int j) const { block.announce(t, v, j, c); }
 };
 
 //! The same in a dense batch, through one view of them all.
@@ -41,6 +45,8 @@ struct stacked_head {
   template <bool, int, class Block, class Right> SMALTI_HD void load_key(Block& block, Right& t, int c, int j) const { block.load(t, transposed(k), sequence, head, c, j); }
   template <bool, int, class Block, class Left> SMALTI_HD void load_key_rows(Block& block, Left& t, int c, int j) const { block.load(t, k, sequence, head, j, c); }
   template <bool, int, class Block, class Right> SMALTI_HD void load_value(Block& block, Right& t, int c, int j) const { block.load(t, v, sequence, head, j, c); }
+  template <int, class Block, class Left> SMALTI_HD void announce_key_rows(Block& block, Left& t, int c, int j) const { block.announce(t, k.at(sequence, head), j, c); }
+  template <int, class Block, class Right> SMALTI_HD void announce_value(Block& block, Right& t, int c, int j) const { block.announce(t, v.at(sequence, head), j, c); }
 };
 
 //! Dense and ragged batches: bf16, fp16 or fp8 in memory. The scales undo the quantization of 8-bit memory. `used`,
@@ -99,7 +105,7 @@ template <class T> constexpr page_pool<T> leading(page_pool<T> p, int cols) {
 template <int Page, bool Clamped, int Group = 1, class Block, class Rows>
 SMALTI_HD void page_rows(Block& block, Rows& rows, const int* table, int tokens, int page, int j, int rows_per_page) {
   // Every capture is named: nvcc 13.5 loses one that only a branch of the other form uses.
-  const int size = Page > 0 ? Page : page, used = mutant(defect::last_page_out_of_table) && !Clamped ? tokens / size : ceil_div(tokens, size);
+  const int size = Page > 0 ? Page : page, used = mutant(defect::last_page_out_of_table) ? tokens / size : ceil_div(tokens, size);
   if constexpr (Clamped)
     block.map([table = table, last = tokens - (mutant(defect::clamp_one_past) ? 0 : 1), size, used, rows_per_page, first = j * Rows::rows](auto r) {
       const auto token = min((r + first) * Group, last);
@@ -152,8 +158,17 @@ struct paged_head {
       block.load_rows(t, v.template all_slots<promise<D, Right::cols>>(head), rows, c);
     }
   }
+  template <int D, class Block, class Left> SMALTI_HD void announce_key_rows(Block& block, Left& t, int c, int j) const { announce<D, Left::rows, Left::cols>(block, t, k, c, j); }
+  template <int D, class Block, class Right> SMALTI_HD void announce_value(Block& block, Right& t, int c, int j) const { announce<D, Right::rows, Right::cols>(block, t, v, c, j); }
 
 private:
+  template <int D, int N, int Width, class Block, class Streamed> SMALTI_HD void announce(Block& block, Streamed& t, const page_pool<const T>& of, int c, int j) const {
+    if constexpr (N % 32 == 0) {
+      column<Block, int, 32> rows;
+      page_rows<Page, true>(block, rows, table, tokens, page, j * (N / 32), of.rows_per_page());
+      block.announce(t, of.template all_slots<promise<D, Width>>(head), rows, c);
+    }
+  }
   template <bool Clamped, int N> static constexpr bool boxed = !Clamped && Page > 0 && Page % N == 0;
   // A row of D elements that the chunk's width divides has no column to mask: the promise spares a gather its mask.
   template <int D, int Width> static constexpr int promise = D % Width == 0 && Width > step_of<T> ? Width : step_of<T>;

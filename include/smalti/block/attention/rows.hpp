@@ -70,5 +70,9 @@ template <class T> constexpr head_rows<T> leading(head_rows<T> x, int cols) {
 template <class T> constexpr head_rows<T> ragged(T* data, const segments<std::int32_t>& rows, int most, int heads, int cols) {
   return {data, rows.count, heads, most, cols, 0, cols, heads * cols, rows.offsets};
 }
+//! The same in a matrix of tokens whose rows may hold more than these heads: q of one that has q, k and v side by side.
+template <class T, int Step> constexpr head_rows<T> ragged(const view<T, Step>& tokens, const segments<std::int32_t>& rows, int heads, int cols) {
+  return {tokens.data, rows.count, heads, tokens.rows, cols, 0, cols, tokens.stride, rows.offsets};
+}
 
 }  // namespace smalti::inline SMALTI_CODE::attention

@@ -25,7 +25,7 @@ struct candidate_arguments {
   track_plan tracks;
   view<float, 1> out;
 };
-template <int N, int Kernel, policy::pooling Pool>
+template <int N, int Kernel, policy::pooling Pool, int Granule = 1>
 struct candidate_agent {
   using arguments = candidate_arguments;
   arguments x;
@@ -38,7 +38,10 @@ struct candidate_agent {
     block.map([=, scores = x.scores.data + track * static_cast<long long>(x.scores.stride)](auto c) {
       const auto token = first + j * N + c;
       auto sum = lookup(scores, token, last);
-      if constexpr (Pool == policy::pooling::maximum) {
+      if constexpr (Granule > 1) {                           // the best of the token's page, all of which are candidates
+        const auto page = token - token % Granule;
+        for (int d = 0; d < Granule; ++d) sum = max(sum, where(token < last, lookup(scores, page + d, last), sum));
+      } else if constexpr (Pool == policy::pooling::maximum) {
         for (int d = -reach; d <= reach; ++d) sum = max(sum, where(token + d >= 0 && token + d < last, lookup(scores, token + d, last), sum));
       } else {
         for (int d = 1; d <= reach; ++d) sum = sum + lookup(scores, token - d, last) + lookup(scores, token + d, last);
@@ -119,43 +122,26 @@ private:
   }
 };
 
-//! to[track][i] = from[track][kept[track][i]] for i below the track's count.
+//! to[track][i] = from[track][kept[track][i]] for i below the track's count; not Chosen: from[track][i].
 struct keep_scores_arguments {
   view<const float, 1> from;
   view<const int, 1> kept;
   track_plan tracks;
   view<float, 1> to;
 };
-template <int N>
+template <int N, bool Chosen>
 struct keep_scores_agent {
   using arguments = keep_scores_arguments;
   arguments x;
-  static constexpr grid blocks(const arguments& x) { return {ceil_div(x.kept.cols, N), x.kept.rows, 1}; }
-  template <class Block> SMALTI_HD void operator()(Block& block) const {
-    const int j = block.x(), track = block.y(), count = block.number(x.tracks.count, track), length = block.number(x.tracks.length, track);
-    row<Block, float, N> s;
-    block.map([=, from = x.from.data + track * static_cast<long long>(x.from.stride), kept = x.kept.data + track * static_cast<long long>(x.kept.stride)](auto c) {
-      return lookup(from, lookup(kept, j * N + c, count), length);
-    }, s, column_index{});
-    block.store(view<float, 1>{x.to.data + track * static_cast<long long>(x.to.stride), 1, count, x.to.stride}, 0, j, s);
-  }
-};
-//! to[track][i] = from[track][i] for i below the track's count.
-struct copy_scores_arguments {
-  view<const float, 1> from;
-  track_plan tracks;
-  view<float, 1> to;
-};
-template <int N>
-struct copy_scores_agent {
-  using arguments = copy_scores_arguments;
-  arguments x;
   static constexpr grid blocks(const arguments& x) { return {ceil_div(x.to.cols, N), x.to.rows, 1}; }
   template <class Block> SMALTI_HD void operator()(Block& block) const {
-    const int j = block.x(), track = block.y(), count = block.number(x.tracks.count, track);
-    if (j * N >= count) return;
+    const int j = block.x(), track = block.y(), count = block.number(x.tracks.count, track), length = Chosen ? block.number(x.tracks.length, track) : count;
     row<Block, float, N> s;
-    block.load(s, x.from, track, j);
+    block.map([=, from = x.from.data + track * static_cast<long long>(x.from.stride), kept = Chosen ? x.kept.data + track * static_cast<long long>(x.kept.stride) : nullptr](auto c) {
+      const auto place = j * N + c;
+      if constexpr (Chosen) return lookup(from, lookup(kept, place, count), length);
+      else return lookup(from, place, length);
+    }, s, column_index{});
     block.store(view<float, 1>{x.to.data + track * static_cast<long long>(x.to.stride), 1, count, x.to.stride}, 0, j, s);
   }
 };

@@ -77,10 +77,6 @@ struct dense_problem {
   };
 };
 
-//! Whether a target's compiler makes a good kernel of a loop over tiles around the loop over k. For sm_80 and sm_89 it unrolls
-//! both into one pipeline, which spills whatever the tile: there a persistent kernel is one block a tile.
-SMALTI_HD constexpr bool loops_over_tiles(target t) { return t != target::sm80 && t != target::sm89; }
-
 template <gemm_tuning Tuning, class Problem, bool Persistent = Problem::persistent>
 struct dense_agent {
   using arguments = typename Problem::arguments;

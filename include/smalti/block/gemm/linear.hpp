@@ -62,16 +62,16 @@ struct stacked_results {
 //! What the agent computes, as types.
 //! @tparam X         activations in memory;  @tparam Operand  what they and the weights are multiplied as
 //! @tparam Weights   packed_weights or plain_weights;  @tparam Factors  activation_factors;  @tparam Rows  see rows.hpp
-template <class X, class Operand, class Weights, class Factors, class Y, class Epilogue, class Rows, bool Split, int StepX = step_of<X>, int StepY = step_of<Y>>
+template <class X, class Operand, class Weights, class Factors, class Y, class Epilogue, class Rows, bool Split, int StepX = step_of<X>, int StepY = step_of<Y>, bool Persistent = false>
 struct linear_problem {
   using operand_type = Operand;
   using weights_type = Weights;
   using factors_type = Factors;
   using rows_type = Rows;
-  static constexpr bool split = Split, pairs = policy::takes_pairs<Epilogue>, integers = std::is_same_v<Operand, std::int8_t>;
+  static constexpr bool split = Split, persistent = Persistent, pairs = policy::takes_pairs<Epilogue>, integers = std::is_same_v<Operand, std::int8_t>;
   //! Both operands under scales of groups of k, multiplied as they are (MXFP8, MXFP4, NVFP4).
   static constexpr bool block_scaled = requires { typename Weights::block_scale; };
-  static constexpr bool tensor_scales() {
+  SMALTI_HD static constexpr bool tensor_scales() {
     if constexpr (block_scaled) return Weights::has_number;
     else return false;
   }
@@ -108,11 +108,12 @@ struct linear_problem {
     view<sum> partial = {};                  //!< split K: see split_memory
     int* arrived = nullptr;
     int splits = 1, steps_per_split = 0;
+    optional_member<Persistent, int, 5> workers = {};      //!< how many blocks there are
     Epilogue epilogue = {};
   };
 };
 
-template <linear_tuning Tuning, class Problem>
+template <linear_tuning Tuning, class Problem, bool Persistent = Problem::persistent>
 struct linear_agent {
   using arguments = typename Problem::arguments;
   using operand_type = typename Problem::operand_type;
@@ -135,13 +136,19 @@ struct linear_agent {
 
   static constexpr grid blocks(const arguments& a) {
     const int high = row_tiles(a), wide = ceil_div(a.y.cols, n), splits = layers(a);
-    if constexpr (Tuning.group > 0) return {high * wide, 1, splits};
+    if constexpr (Persistent) return {workers(a), 1, 1};
+    else if constexpr (Tuning.group > 0) return {high * wide, 1, splits};
     else return {high, wide, splits};
   }
   // Parts of K, or groups of it.
-  static constexpr int layers(const arguments& a) {
+  SMALTI_HD static constexpr int layers(const arguments& a) {
     if constexpr (rows_type::along_k) return a.stacked.count;
     else return Problem::split ? a.splits : 1;
+  }
+  // The blocks of a persistent launch: never more than there are tiles.
+  SMALTI_HD static constexpr int workers(const arguments& a) {
+    const int all = row_tiles(a) * ceil_div(a.y.cols, n) * layers(a);
+    return all < a.workers ? all : a.workers;
   }
   SMALTI_HD static constexpr int row_tiles(const arguments& a) {
     if constexpr (rows_type::grouped) return a.rows.entries;
@@ -152,7 +159,20 @@ struct linear_agent {
   template <class Block> using sums = tile<Block, sum, rows, cols>;
 
   template <class Block> SMALTI_HD void operator()(Block& block) const {
-    const tile_place place = place_of(block);
+    if constexpr (Persistent) {
+      const int high = row_tiles(a), wide = ceil_div(a.y.cols, n), tiles = high * wide, all = tiles * layers(a), blocks = workers(a);
+      for (int turn : block.steps(0, ceil_div(all - block.x(), blocks))) {
+        const int number = block.x() + (mutant(defect::worker_repeats_its_tile) ? 0 : turn) * blocks;
+        one_tile(block, place_of_tile(number % tiles, high, wide, Tuning.group), number / tiles);
+      }
+    } else {
+      one_tile(block, place_of(block), block.z());
+    }
+  }
+
+private:
+  // Tile `place` of layer `layer`: a part of K, or a group of it.
+  template <class Block> SMALTI_HD void one_tile(Block& block, const tile_place& place, int layer) const {
     row_tile at{0, place.row * m, m, place.row, place.column};
     if constexpr (rows_type::grouped) {
       at = {block.number(a.rows.plan, place.row), block.number(a.rows.plan, a.rows.entries + place.row), block.number(a.rows.plan, 2 * a.rows.entries + place.row), place.row, place.column};
@@ -163,23 +183,20 @@ struct linear_agent {
       }
     }
     if constexpr (rows_type::along_k) {
-      const int group = block.z();
-      at = {0, place.row * m, m, place.row, place.column, group, int(block.number(a.rows.first, group)), int(block.number(a.rows.last, group))};
+      at = {0, place.row * m, m, place.row, place.column, layer, int(block.number(a.rows.first, layer)), int(block.number(a.rows.last, layer))};
     }
     if constexpr (rows_type::gathers) {      // rows past the group's end are its first one: they must exist, and are not stored
       column<Block, int, m> source;
       block.load(source, view<const int, 1>{a.rows.source.data + at.row, at.rows, 1, 1}, 0, 0);
       const int first = block.number(a.rows.source.data, at.row);
       block.map([=, count = at.rows](auto r, auto i) { return where(i < count, r, first); }, source, source, row_index{});
-      work(block, at, source);
+      work(block, at, layer, source);
     } else {
-      work(block, at, unit_factor{});
+      work(block, at, layer, unit_factor{});
     }
   }
-
-private:
-  template <class Block, class Source> SMALTI_HD void work(Block& block, const row_tile& at, const Source& source) const {
-    const int all = steps(Problem::depth_of(a.x)) - (mutant(defect::last_group_lost) ? 1 : 0), split = block.z();
+  template <class Block, class Source> SMALTI_HD void work(Block& block, const row_tile& at, [[maybe_unused]] int split, const Source& source) const {
+    const int all = steps(Problem::depth_of(a.x)) - (mutant(defect::last_group_lost) ? 1 : 0);
     step_range range{0, all};
     if constexpr (Problem::split) range = steps_of_split(split, all, a.steps_per_split);
     if constexpr (rows_type::along_k) range = at.last_k > at.first_k ? step_range{at.first_k / step_k, ceil_div(at.last_k, step_k)} : step_range{0, 0};
@@ -231,7 +248,7 @@ private:
   template <int T, class Block, class Loaded, class Source>
   SMALTI_HD void chunks(Block& block, sums<Block>& acc, const weights_type& weights, const Loaded& w, const row_tile& at, const Source& source, int step) const {
     if constexpr (T < tiles) {
-      const int t = step * tiles + T;
+      const int t = step * tiles + (mutant(defect::planes_reversed) ? tiles - 1 - T : T);
       if constexpr (Problem::block_scaled) {
         block_scaled_step(block, acc, weights, w, at, source, t);
       } else if constexpr (!scaled) {
@@ -255,11 +272,16 @@ private:
       chunks<T + (scaled ? together : 1)>(block, acc, weights, w, at, source, step);
     }
   }
+  // Not by `?:`, which would choose between two views in memory.
+  SMALTI_HD auto block_scales_of(const row_tile& at) const {
+    if constexpr (rows_type::grouped) return band_of(a.factors.block_scales, at);
+    else return a.factors.block_scales;
+  }
   template <class Block, class Loaded, class Source>
   SMALTI_HD void block_scaled_step(Block& block, sums<Block>& acc, const weights_type& weights, const Loaded& w, const row_tile& at, const Source& source, int t) const {
     using scale = typename weights_type::block_scale;
     constexpr int blocks = depth / weights_type::block_group;
-    const auto mine = rows_type::grouped ? band_of(a.factors.block_scales, at) : a.factors.block_scales;
+    const auto mine = block_scales_of(at);
     const auto theirs = of_expert(weights.scales, at.expert);
     const int i = rows_type::grouped ? 0 : at.i;
     if constexpr (left_weights) {

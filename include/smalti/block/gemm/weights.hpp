@@ -75,10 +75,9 @@ template <class Format, class Layout, policy::scale_in In, int ScalePanel = 1> s
   scale_type scales;
 
   template <class Block, int N> using loaded = detail::loaded_words<words<Block, N, Layout::words>, Layout, Layout::parts>;
-  template <int T> static constexpr int place_of = mutant(defect::planes_reversed) ? tiles - 1 - T : T;
   //! The right operand T of a step. With the scale in it, it is made at once; else when it is multiplied.
   template <class Block, class Operand, int N, int T>
-  using right_operand = std::conditional_t<In == policy::scale_in::operand, right<Block, Operand, depth, N>, coded<Block, Operand, codec, depth, N, place_of<T>>>;
+  using right_operand = std::conditional_t<In == policy::scale_in::operand, right<Block, Operand, depth, N>, coded<Block, Operand, codec, depth, N, T>>;
 
   template <class Block, class Loaded> SMALTI_HD void load(Block& block, Loaded& w, int e, int step, int j) const {
     load_part<0>(block, w.a, e, step, j);
@@ -88,10 +87,9 @@ template <class Format, class Layout, policy::scale_in In, int ScalePanel = 1> s
   //! Scales and zeros are used where they enter the operand; unit_factor{} otherwise.
   template <int T, bool Left, class Block, class Operand, class Loaded, class Scales, class Zeros>
   SMALTI_HD void operand(Block& block, Operand& b, const Loaded& w, const Scales& s, const Zeros& z, int, int, int) const {
-    constexpr int t = place_of<T>;
-    if constexpr (Layout::parts == 1) unpack<t>(block, b, s, z, detail::nth<Layout::word_tile(t, 0)>(w.a));
-    else if constexpr (Layout::parts == 2) unpack<t>(block, b, s, z, detail::nth<Layout::word_tile(t, 0)>(w.a), detail::nth<Layout::word_tile(t, 1)>(w.b));
-    else unpack<t>(block, b, s, z, detail::nth<Layout::word_tile(t, 0)>(w.a), detail::nth<Layout::word_tile(t, 1)>(w.b), detail::nth<Layout::word_tile(t, 2)>(w.c));
+    if constexpr (Layout::parts == 1) unpack<T>(block, b, s, z, detail::nth<Layout::word_tile(T, 0)>(w.a));
+    else if constexpr (Layout::parts == 2) unpack<T>(block, b, s, z, detail::nth<Layout::word_tile(T, 0)>(w.a), detail::nth<Layout::word_tile(T, 1)>(w.b));
+    else unpack<T>(block, b, s, z, detail::nth<Layout::word_tile(T, 0)>(w.a), detail::nth<Layout::word_tile(T, 1)>(w.b), detail::nth<Layout::word_tile(T, 2)>(w.c));
   }
 
 private:

@@ -1,4 +1,4 @@
-// Offsets of segments of one row each: 0, 1, 2, ...; and where segments end of which some are left out.
+// Offsets of segments of equal rows: 0, n, 2n, ...; and where segments end of which some are left out.
 #pragma once
 #include <smalti/core/context.hpp>
 #include <smalti/core/view.hpp>
@@ -8,15 +8,18 @@
 
 namespace smalti::inline SMALTI_CODE::lora {
 
+//! to[i] = step (i & mask)
 template <class Offset> struct count_agent {
   static constexpr int n = 128;
   struct arguments {
     view<Offset, 1> to;      //!< one row
+    int mask = -1;           //!< a power of two less 1: begins again behind it; -1: never
+    int step = 1;
   } a;
   static constexpr grid blocks(const arguments& a) { return {ceil_div(a.to.cols, n), 1, 1}; }
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     row<Block, int, n> t;
-    block.map([first = block.x() * n](auto c) { return c + first; }, t, column_index{});
+    block.map([first = block.x() * n, mask = a.mask, step = a.step](auto c) { return ((c + first) & mask) * step; }, t, column_index{});
     block.store(a.to, 0, block.x(), t);
   }
 };

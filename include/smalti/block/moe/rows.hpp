@@ -42,7 +42,7 @@ template <rows_tuning Tuning, class X, int Step> struct dispatch_agent {
 //! Whether a combination adds rows of the tokens themselves, as they are or times a share.
 enum class same_rows { none, whole, shared };
 
-template <class X, class Same, class Y, int StepX, int StepSame, int StepY, bool Weighted, same_rows Shares> struct combine_arguments {
+template <class X, class Same, class Y, int StepX, int StepSame, int StepY, bool Weighted, same_rows Shares, bool Constants = false> struct combine_arguments {
   view<const X, StepX> from;
   const int* row;               //!< tokens x choices
   const float* weight;          //!< the same, if Weighted
@@ -50,12 +50,15 @@ template <class X, class Same, class Y, int StepX, int StepSame, int StepY, bool
   const float* share;           //!< tokens, if Shares is shared
   view<Y, StepY> y;
   int choices;
+  view<const Same, StepSame> constant = {};      // if Constants
+  const int* id = nullptr;                       // tokens x choices
+  int first_constant = 0;
 };
 //! y[t] = sum over j of weight[t, j] from[row[t, j]] + share[t] same[t], in the order of j, the last last; choices without a row count for
-//! nothing, whatever their weight.
-template <rows_tuning Tuning, class X, class Same, class Y, int StepX, int StepSame, int StepY, bool Weighted, same_rows Shares> struct combine_agent {
+//! nothing, whatever their weight. Constants: a choice of the id first_constant + c adds row c of the constants for a row of its own.
+template <rows_tuning Tuning, class X, class Same, class Y, int StepX, int StepSame, int StepY, bool Weighted, same_rows Shares, bool Constants = false> struct combine_agent {
   static constexpr int m = Tuning.m, n = Tuning.n, occupancy = Tuning.occupancy, cluster = Tuning.cluster;
-  using arguments = combine_arguments<X, Same, Y, StepX, StepSame, StepY, Weighted, Shares>;
+  using arguments = combine_arguments<X, Same, Y, StepX, StepSame, StepY, Weighted, Shares, Constants>;
   arguments a;
   static constexpr grid blocks(const arguments& a) { return {ceil_div(a.y.rows, m), ceil_div(a.y.cols, n), 1}; }
   template <class Block> SMALTI_HD void operator()(Block& block) const {
@@ -66,7 +69,18 @@ template <rows_tuning Tuning, class X, class Same, class Y, int StepX, int StepS
       column<Block, int, m> row, there;
       block.load(row, view<const int, 1>{a.row + c, a.y.rows, 1, a.choices}, i, 0);
       block.map([](auto r) { return max(r, 0); }, there, row);
-      block.load_rows(t, a.from, there, j);
+      if (!Constants || a.from.rows > 0) block.load_rows(t, a.from, there, j);
+      else block.fill(t, 0.0f);
+      if constexpr (Constants) {
+        column<Block, int, m> id;
+        tile<Block, float, m, n> constant;
+        block.load(id, view<const int, 1>{a.id + c, a.y.rows, 1, a.choices}, i, 0);
+        block.map([first = a.first_constant, count = a.constant.rows](auto e) { return where(e < first, -1, where(e < first + count, e - first, -1)); }, id, id);
+        block.map([](auto e) { return max(e, 0); }, there, id);
+        block.load_rows(constant, a.constant, there, j);
+        block.map([](auto v, auto k, auto e) { return where(e >= 0, k, v); }, t, t, constant, id);
+        block.map([](auto r, auto e) { return max(r, e); }, row, row, id);
+      }
       if constexpr (Weighted) {
         column<Block, float, m> weight;
         block.load(weight, view<const float, 1>{a.weight + (mutant(defect::combine_weighs_as_first_choice) ? 0 : c), a.y.rows, 1, a.choices}, i, 0);

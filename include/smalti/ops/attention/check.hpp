@@ -13,11 +13,18 @@
 
 namespace smalti::inline SMALTI_CODE::attention {
 
+// Products of float are those of the processor: a GPU's matrix units would round them.
+#if defined(__CUDACC__)
+template <class T> constexpr bool is_whole_float = false;
+#else
+template <class T> constexpr bool is_whole_float = std::is_same_v<T, float>;
+#endif
 template <class T> constexpr bool float_memory = std::is_same_v<T, bf16> || std::is_same_v<T, fp16> || std::is_same_v<T, fp8_e4m3> || std::is_same_v<T, fp8_e5m2>;
 template <class T> constexpr bool result_memory = float_memory<T> || std::is_same_v<T, float>;
 
-template <class T, int D, int ValueDim, class Out> consteval bool explain_attention_types() {
-  static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, fp16>, "smalti: attention multiplies bf16 or fp16: convert the queries");
+//! @tparam Whole  the operation multiplies floats too, on the host
+template <class T, int D, int ValueDim, class Out, bool Whole = false> consteval bool explain_attention_types() {
+  static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, fp16> || (Whole && is_whole_float<T>), "smalti: attention multiplies bf16 or fp16, attention::flash on the host float too: convert the queries");
   static_assert(result_memory<Out>, "smalti: the result of attention is float, bf16, fp16, fp8_e4m3 or fp8_e5m2");
   static_assert(D > 0 && D % 8 == 0 && ValueDim > 0 && ValueDim % 8 == 0, "smalti: head dims of attention are multiples of 8: pad the last dimension with zeros");
   static_assert(D <= 1024 && ValueDim <= 1024, "smalti: head dims of attention are at most 1024");
@@ -110,7 +117,7 @@ template <class T> byte_range bytes_covered(const head_rows<T>& x, bool readable
 // ---- sources of keys: check_kv(source, queries' sequences and heads, whether the host may read tables), reach, bytes
 
 template <int D, int ValueDim, class T> status check_kv(const dense_kv<T>& kv, bool readable) {
-  static_assert(float_memory<T>, "smalti: dense keys and values are bf16, fp16, fp8_e4m3 or fp8_e5m2 in memory");
+  static_assert(float_memory<T> || is_whole_float<T>, "smalti: dense keys and values are bf16, fp16, fp8_e4m3 or fp8_e5m2 in memory");
   if (const status bad = detail::check_rows<"kv.k", step_of<T>>(kv.k, D); !bad) return bad;
   if (const status bad = detail::check_rows<"kv.v", step_of<T>>(kv.v, ValueDim); !bad) return bad;
   if (kv.k.sequences != kv.v.sequences || kv.k.heads != kv.v.heads) return {errc::bad_shape, "kv.v: needs the sequences and heads of kv.k", kv.v.heads, kv.k.heads};

@@ -47,7 +47,7 @@ namespace smalti::inline SMALTI_CODE::cache {
 //! the allocator says how many stay, tokens - sinks - recent a track on average. The best stay: the greatest score, of equal ones the
 //! older token. Tracks with no candidates keep everything. Where every track keeps everything nothing happens at all: the cache is what it was, to the bit.
 //! @tparam T            bf16 or fp16: element of the queries
-//! @tparam Scorer       policy::observation_window, accumulated, last_query, position_only
+//! @tparam Scorer       policy::observation_window, accumulated, last_query, position_only; in_pages<Scorer, Page>: pages stay or go whole
 //! @tparam Allocator    policy::uniform, pyramid, variance_softmax, information_density, head_adaptive<Layers>
 //! @tparam Disposition  policy::evict<Positions>: survivors move to fresh pages and the old ones return to the pool, where forks may still hold
 //!                      them: no page is overwritten. policy::merge<...>: the same, and evicted tokens fold into survivors like them.
@@ -77,6 +77,7 @@ struct compress {
   static constexpr determinism level = determinism::run_to_run;
   //! Whether the allocator needs scores on the host in the midst of a run.
   static constexpr bool reads_back = Allocator::reads_scores || Allocator::competes;
+  static constexpr int granule = policy::cache_granule<Scorer>;     //!< tokens that stay or go together
 
   struct args {
     paged_cache* cache = nullptr;
@@ -136,7 +137,7 @@ struct compress {
   // ---- what a launch names
   struct candidate_kernel {
     using arguments = candidate_arguments;
-    template <target> using agent = candidate_agent<256, Scorer::kernel, Scorer::pool>;
+    template <target> using agent = candidate_agent<256, Scorer::kernel, Scorer::pool, granule>;
   };
   struct survivor_kernel {
     using arguments = survivor_arguments;
@@ -144,11 +145,11 @@ struct compress {
   };
   struct keep_scores_kernel {
     using arguments = keep_scores_arguments;
-    template <target> using agent = keep_scores_agent<256>;
+    template <target> using agent = keep_scores_agent<256, true>;
   };
   struct copy_scores_kernel {
-    using arguments = copy_scores_arguments;
-    template <target> using agent = copy_scores_agent<256>;
+    using arguments = keep_scores_arguments;
+    template <target> using agent = keep_scores_agent<256, false>;
   };
 
   using row_list_kernel = typename compact<D, typename Disposition::positions, Storage, Layout, Hash>::row_list_kernel;
@@ -157,6 +158,7 @@ struct compress {
 
 private:
   using best = prim::select_k<float>;
+  static constexpr int whole_pages(int n) { return n > 0 ? n / granule * granule : 0; }
   static constexpr bool merges = policy::cache_merge<Disposition>;
   using moving = compact<D, typename Disposition::positions, Storage, Layout, Hash>;
   using merging = merge_rows<T, D, Storage, Layout, Hash, Disposition>;
@@ -175,7 +177,7 @@ private:
   static int most_dropped(const args& x) {
     int most = 0;
     for (int t = 0; t < tracks_of(x); ++t) {
-      const int n = std::is_same_v<Allocator, policy::uniform> && x.budgets == nullptr ? x.cache->tokens(x.sequence, t) - x.tokens : x.budgets != nullptr ? candidates_of(x, t) - x.budgets[t] : candidates_of(x, t);
+      const int n = candidates_of(x, t) - (x.budgets != nullptr ? x.budgets[t] : std::is_same_v<Allocator, policy::uniform> ? base_of_track(x) : 0);
       most = n > most ? n : most;
     }
     return most;
@@ -185,9 +187,20 @@ private:
     if constexpr (!Scorer::observes) return x.tokens - x.sinks;
     else return x.recent >= 0 ? x.recent : (x.tokens - x.sinks) / 2;
   }
-  static int base_of_track(const args& x) { return x.tokens - x.sinks - recent_of(x); }
+  static int first_of_track(const args& x) { return ceil_div(x.sinks, granule) * granule; }
+  static int base_of_track(const args& x) {
+    if constexpr (granule == 1) return x.tokens - x.sinks - recent_of(x);
+    int room = x.tokens, most = 0;
+    bool whole = true;
+    for (int t = 0; t < tracks_of(x); ++t) {
+      const int n = x.cache->tokens(x.sequence, t), candidates = candidates_of(x, t), left = x.tokens - (n - candidates);
+      whole = whole && n <= x.tokens, most = candidates > most ? candidates : most;
+      if (candidates > 0 && left < room) room = left;
+    }
+    return whole ? most : whole_pages(room);
+  }
   static int candidates_of(const args& x, int track) {
-    const int n = x.cache->tokens(x.sequence, track) - x.sinks - recent_of(x);
+    const int n = whole_pages(x.cache->tokens(x.sequence, track) - recent_of(x)) - first_of_track(x);
     return n > 0 ? n : 0;
   }
 
@@ -269,7 +282,7 @@ private:
     const track_plan plan{h.first, h.last, h.count, h.length};
     for (int t = 0; t < tracks; ++t) {
       h.length[t] = x.cache->tokens(x.sequence, t), h.candidates[t] = candidates_of(x, t), h.won[t] = 0;
-      h.first[t] = h.candidates[t] > 0 ? x.sinks : h.length[t], h.last[t] = h.first[t] + h.candidates[t];
+      h.first[t] = h.candidates[t] > 0 ? first_of_track(x) : h.length[t], h.last[t] = h.first[t] + h.candidates[t];
     }
     const bool scored = Scorer::observes && d.candidates.cols > 0;
     if (scored)
@@ -287,6 +300,7 @@ private:
           if (const status bad = compete(context, h, d, layers, heads); !bad) return bad;
       }
       x.allocator.budgets(demand, h.budget);
+      for (int t = 0; granule > 1 && t < tracks; ++t) h.budget[t] = whole_pages(h.budget[t]);
     }
     int most = 0;
     bool whole = true;
@@ -343,7 +357,7 @@ private:
     }
     if constexpr (Scorer::accumulates) {
       if (const status bad = launch<keep_scores_kernel>(context, {.from = constant(x.scores), .kept = constant(d.kept), .tracks = plan, .to = d.scores}); !bad) return bad;
-      return launch<copy_scores_kernel>(context, {.from = constant(d.scores), .tracks = plan, .to = {x.scores.data, tracks, d.scores.cols, x.scores.stride}});
+      return launch<copy_scores_kernel>(context, {.from = constant(d.scores), .kept = {}, .tracks = plan, .to = {x.scores.data, tracks, d.scores.cols, x.scores.stride}});
     } else {
       return {};
     }
@@ -360,13 +374,14 @@ private:
     if (x.sinks < 0) return {errc::bad_value, "sinks must not be negative", x.sinks, 0};
     if (Scorer::observes && x.recent < -1) return {errc::bad_value, "recent must not be negative; -1 takes half of tokens", x.recent, 0};
     if (x.tokens < 1) return {errc::bad_value, "tokens must be positive: it counts what a track keeps", x.tokens, 1};
-    if (const long long need = static_cast<long long>(x.sinks) + (Scorer::observes && x.recent > 0 ? x.recent : 0); x.tokens < need)
-      return {errc::bad_value, "tokens must not be below the protected sinks and recent tokens", x.tokens, need};
+    if (const long long need = static_cast<long long>(first_of_track(x)) + (Scorer::observes && x.recent > 0 ? x.recent : 0) + granule - 1; x.tokens < need)
+      return {errc::bad_value, "tokens must not be below the protected sinks and recent tokens, in whole pages where pages are chosen", x.tokens, need};
     if (const status bad = x.allocator.check(); !bad) return bad;
     if (x.budgets != nullptr) {
       if (!Scorer::observes) return {errc::bad_value, "budgets: a scorer of places alone chooses no candidates: leave it null", 0, 0};
       for (int t = 0; t < tracks_of(x); ++t)
         if (x.budgets[t] < 0 || x.budgets[t] > candidates_of(x, t)) return {errc::bad_value, "budgets: a track keeps none of its candidates, some or all", x.budgets[t], candidates_of(x, t)};
+        else if (x.budgets[t] % granule != 0) return {errc::bad_value, "budgets: whole pages stay: give multiples of the scorer's page", x.budgets[t], granule};
     }
     return {};
   }

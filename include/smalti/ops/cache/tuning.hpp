@@ -9,11 +9,15 @@
 // swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in tuning.json)
 // From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
 // agent                     sm_80  sm_89  sm_90  sm_100  sm_120  tried
-// cache append              16x64  16x64  16x64  16x64   16x64   5
+// cache append              16x64  16x64  16x64  16x64   16x64   11
 // cache append, fp8         16x64  16x64  16x64  16x64   16x64   5
 // cache copy_pages          4x512  4x512  4x512  4x512   4x512   5
 // cache append, int8 codes  16x64  16x64  16x64  16x64   16x64   5
 // cache append, int4 codes  16x64  16x64  16x64  16x64   16x64   5
+// The host, one thread of a Xeon with AMX, each shape beside the present one in turns; speed: of the next best over the present.
+// l: b_left or keys_left, s: strips, g: group.
+// host          present  ms     next best  speed  tried
+// cache append  16x128   3.840  8x128      1.07   6
 // swept: end
 
 namespace smalti::inline SMALTI_CODE::cache {

@@ -27,6 +27,7 @@ namespace smalti::inline SMALTI_CODE::gemm {
 struct linear_options {
   static constexpr bool any_width = false;         //!< the slow path: any address, width and stride of x and y
   static constexpr bool split_k = false;           //!< args.splits > 1 is allowed
+  static constexpr bool persistent = false;        //!< as many blocks as the machine runs at once make all tiles (from sm_90 on; before, one block a tile)
   static constexpr bool gathers = false;           //!< grouped: row r of the groups is row source[r] of x
   static constexpr bool scatters = false;          //!< grouped: it goes to row target[r] of y, or nowhere where that is negative
   static constexpr policy::scale_in scale = policy::scale_in::accumulator;   //!< where scales along k enter
@@ -127,6 +128,7 @@ template <class Kind, class Epilogue, class Y, class Options, bool Grouped, bool
   static_assert(Options::level != determinism::gpu_to_gpu, "smalti: gpu_to_gpu needs results that are exact: the sums of scaled groups are floats. Use run_to_run");
   static_assert(Grouped || (!Options::gathers && !Options::scatters), "smalti: rows are gathered and scattered by the grouped forms only");
   static_assert(!AlongK || (!Options::split_k && !Options::gathers && !Options::scatters), "smalti: a product in groups along k takes its parts of K from the segments: no splits, no gathered or scattered rows");
+  static_assert(!Options::persistent || (!Grouped && !AlongK), "smalti: grouped products are not persistent: a grid of blocks walks the groups");
   static_assert(!(AlongK && Kind::given_sums && Kind::sum_group == 0), "smalti: zero points of whole rows want the sums of each segment's activations: take scales of groups, or 16-bit activations");
   static_assert(!AlongK || codes_in<typename Kind::x> == 1, "smalti: groups along k are not taken of two codes a byte: quantize to fp8, or use gemm::weight_only's form");
   static_assert(!(Options::gathers && (Kind::given_scales || detail::is_block_scaled<Kind>)), "smalti: quantized activations are not gathered: gather the rows before they are quantized");
@@ -198,17 +200,17 @@ template <class Kind, class Epilogue, class Y, class Options, bool Grouped, bool
 
   // ---- what a launch names: kernels are not for callers
   using rows_type = std::conditional_t<AlongK, groups_of_depth<offset, false>, std::conditional_t<!Grouped, one_matrix, groups_of_rows<Options::gathers, Options::scatters>>>;
-  using problem = linear_problem<x_type, typename Kind::operand, source_type, typename Kind::factors, Y, Epilogue, rows_type, Options::split_k, step<x_type>, step<Y>>;
+  using problem = linear_problem<x_type, typename Kind::operand, source_type, typename Kind::factors, Y, Epilogue, rows_type, Options::split_k, step<x_type>, step<Y>, Options::persistent>;
   using sum = typename problem::sum;
   template <class Selector, gemm_regime Regime> struct kernel {
     using arguments = typename problem::arguments;
-    template <target T> using agent = linear_agent<Selector{}(T, Regime), problem>;
+    template <target T> using agent = linear_agent<Selector{}(T, Regime), problem, Options::persistent && loops_over_tiles(T)>;
   };
   template <class Selector> struct invariant {
     SMALTI_HD constexpr linear_tuning operator()(target t, gemm_regime) const { return Selector{}(t, gemm_regime::prefill); }
   };
   template <class Context> struct selector_for {
-    using fallback = std::conditional_t<detail::is_block_scaled<Kind>, block_scaled_tuning<typename Kind::operand, pairs>, default_linear_tuning<typename Kind::operand, pairs, problem::chunk>>;
+    using fallback = std::conditional_t<detail::is_block_scaled<Kind>, block_scaled_tuning<typename Kind::operand, pairs>, default_linear_tuning<typename Kind::operand, pairs, problem::chunk, AlongK, Options::persistent>>;
     using given = typename selector_of<Context, fallback>::type;
     static_assert(explain_linear_selector<given>());
     using type = std::conditional_t<Options::batch_invariant, invariant<given>, given>;
@@ -317,10 +319,10 @@ private:
   // By the rows of an average group: grids are sized from shapes alone, without reading offsets.
   template <class Context, class Work> static constexpr auto in_regime(const args& x, Work work) {
     const int groups = groups_of(x), rows = groups > 1 ? ceil_div(grouped_rows(x), groups) : grouped_rows(x);
-    if constexpr (is_host<Context> && !Grouped && !Options::batch_invariant) {
+    if constexpr (is_host<Context> && !Options::batch_invariant) {
       using selector = typename selector_for<Context>::type;
       if constexpr (!(selector{}(target::host, gemm_regime::single) == selector{}(target::host, gemm_regime::decode)))
-        if (rows == 1) return work(constant<gemm_regime::single>{});
+        if (Grouped ? grouped_rows(x) <= single_rows_of_groups : rows == 1) return work(constant<gemm_regime::single>{});
     }
     if (!Options::batch_invariant && rows <= decode_rows) return work(constant<gemm_regime::decode>{});
     if (!Options::batch_invariant && rows <= few_linear_rows) return work(constant<gemm_regime::few>{});
@@ -432,6 +434,7 @@ private:
     a.splits = x.splits;
     const int steps = linear_agent<selector{}(is_host<Context> ? target::host : target::sm80, Regime), problem>::steps(problem::depth_of(a.x));
     a.steps_per_split = ceil_div(steps, x.splits);
+    if constexpr (Options::persistent) a.workers = processors(base) * t.occupancy;
     a.epilogue = x.epilogue;
     return launch<kernel<selector, Regime>>(base, a);
   }

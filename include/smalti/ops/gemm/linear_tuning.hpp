@@ -23,6 +23,13 @@
 // w4a8                               32x64x128  32x64x128  64x64x128   64x64x128   64x64x128           12
 // w8a8                               64x64x128  64x64x128  64x128x128  64x128x128  64x64x128           10
 // fp8 in blocks                      32x64x128  32x64x128  64x64x128   64x64x128   64x64x128           12
+// The host, one thread of a Xeon with AMX, each shape beside the present one in turns; speed: of the next best over the present.
+// l: b_left or keys_left, s: strips, g: group.
+// host                    present        ms      next best      speed  tried
+// int4 weights, 1 row     1x64x256 g1    1.111   16x64x512 g1   1.00   6
+// int4 weights, 512 rows  128x64x256 g1  24.871  128x64x512 g1  1.01   6
+// q4_0 by int8, 1 row     1x64x256 g2    0.765   1x64x512 g2    1.00   4
+// q4_0 by int8, 512 rows  128x64x256 g2  42.694  128x64x256 g1  1.00   4
 // swept: end
 
 namespace smalti::inline SMALTI_CODE::gemm {
@@ -30,21 +37,27 @@ namespace smalti::inline SMALTI_CODE::gemm {
 //! Rows up to which a product counts as `few`: one tile of rows still holds them all on a GPU.
 constexpr int few_linear_rows = 64;
 
+//! Up to so many rows in all, groups have tiles of one row on the host, where every operation of a tile but the product runs over all its rows: a
+//! token's experts have one row each, and 16 rows of one expert read its weights from the second-level cache 15 times.
+constexpr int single_rows_of_groups = 16;
+
 //! The default. On a GPU the weights are the left operand from 17 rows up, so that decoded ones go from registers to the matrix
 //! unit and the rows are its narrow side; up to 16 rows they are the right one. Shapes are those that compile without a spill;
 //! not timed on a GPU yet. On the host 64 outputs are a packed panel; more rows share the unpacking of each.
 //! @tparam Chunk  k of a part sum, 0 where there is none. A group of one operand (MXFP4, NVFP4, GGUF) holds part and whole
 //!                sums at once for each operand, and so do 8-bit operands: 64 columns, and half the rows on sm_80 and sm_89, where 64 x 64 spills
-template <class Operand, bool Pairs = false, int Chunk = 0> struct default_linear_tuning {
+//! @tparam AlongK  groups along k: masked activations stand beside the decoded weights: half the rows on sm_80 and sm_89, too
+//! @tparam Persistent  blocks make tile after tile: half the outputs on sm_100, where 64 x 128 spills
+template <class Operand, bool Pairs = false, int Chunk = 0, bool AlongK = false, bool Persistent = false> struct default_linear_tuning {
   SMALTI_HD constexpr linear_tuning operator()(target t, gemm_regime regime) const {
     constexpr int k = 128 / int(sizeof(Operand));          // of weights that are not packed: 128 bytes
     // Rows of tiles are made together as far as their activations fit the second-level cache (4096 columns: 1 MiB).
     if (t == target::host) return {.m = regime == gemm_regime::single ? 1 : regime == gemm_regime::decode ? 16 : regime == gemm_regime::few ? 64 : 128, .n = 64, .k = 256, .group = sizeof(Operand) == 1 ? 2 : 1};
     constexpr bool twice = Chunk > 0 && (Chunk <= 32 || sizeof(Operand) == 1);   // part and whole sums at once
     if (regime == gemm_regime::decode) return {.m = 16, .n = Pairs || twice ? 64 : 128, .k = k};
-    if ((t == target::sm80 || t == target::sm89) && twice) return {.m = 32, .n = 64, .k = k, .weights_left = true};
+    if ((t == target::sm80 || t == target::sm89) && (twice || AlongK)) return {.m = 32, .n = 64, .k = k, .weights_left = true};
     if (t == target::sm80 || t == target::sm89 || t == target::sm120) return {.m = 64, .n = 64, .k = k, .weights_left = true};
-    return {.m = 64, .n = Pairs || twice ? 64 : 128, .k = k, .weights_left = true};
+    return {.m = 64, .n = Pairs || twice || (Persistent && t == target::sm100) ? 64 : 128, .k = k, .weights_left = true};
   }
 };
 
@@ -57,7 +70,8 @@ template <class Operand, bool Pairs = false> struct block_scaled_tuning {
     const bool few = regime == gemm_regime::decode;
     if (t == target::sm100) return {.m = few ? 32 : regime == gemm_regime::few ? 64 : 128, .n = 128, .k = k, .weights_left = true};
     if (t == target::sm120) return {.m = few ? 16 : 64, .n = Pairs ? 64 : 128, .k = k, .weights_left = true};
-    return {.m = few ? 16 : 64, .n = 64, .k = 64, .weights_left = !few};
+    const bool crashes = t == target::sm90 && k == 256 && !few;      // the tile compiler of 13.5.37, on 4-bit operands in depths of 64
+    return {.m = few ? 16 : 64, .n = 64, .k = crashes ? 128 : 64, .weights_left = !few};
   }
 };
 

@@ -25,10 +25,13 @@
 // dense fp8, A as K x M   64x128x128    64x128x128    64x128x128    128x128x128   64x128x128    11
 // The host, one thread of a Xeon with AMX, each shape beside the present one in turns; speed: of the next best over the present.
 // l: b_left or keys_left, s: strips, g: group.
-// host                present       ms      next best    speed  tried
-// dense bf16, 1024^3  128x256x1024  2.168   64x256x1024  0.99   6
-// dense f32, 1024^3   96x256x256    15.225  96x128x256   1.04   6
-// dense int8, 1024^3  128x512x1024  1.188   64x512x1024  1.07   6
+// host                       present        ms      next best      speed  tried
+// dense bf16, 1024^3         128x256x1024   2.168   64x256x1024    0.99   6
+// dense f32, 1024^3          96x256x256     15.225  96x128x256     1.04   6
+// dense int8, 1024^3         64x512x1024    1.152   128x512x1024   0.91   6
+// dense bf16, 1 row          16x64x4096 l   2.549   16x128x2048 l  1.01   6
+// dense bf16, 64 rows        128x32x2048 l  4.058   128x64x2048 l  0.88   6
+// grouped bf16, 8 x 64 rows  64x64x2048 l   7.528   64x32x2048 l   1.06   6
 // swept: end
 
 namespace smalti::inline SMALTI_CODE::gemm {
@@ -50,8 +53,9 @@ template <class T> SMALTI_HD constexpr gemm_tuning host_tuning(gemm_regime regim
   constexpr bool words = sizeof(T) == 1 || (sizeof(T) == 2 && !std::is_same_v<T, fp16>), amx = words && SMALTI_DOT_LEVEL == 4;
   constexpr int k = sizeof(T) == 1 || amx ? 1024 : words ? 512 : 256;
   if (regime == gemm_regime::decode) return {.m = 16, .n = 64, .k = amx ? 4 * k : k, .b_left = true};   // long runs of each row of B
-  if (amx && regime == gemm_regime::few) return {.m = 128, .n = 64, .k = 2 * k, .b_left = true};
-  if (amx) return {.m = 128, .n = sizeof(T) == 1 ? 512 : 256, .k = k};
+  if (amx && regime == gemm_regime::few) return {.m = 128, .n = sizeof(T) == 1 ? 64 : 32, .k = 2 * k, .b_left = true};   // bf16, 64 rows: 1.11 and 1.14 times n = 64
+  if (amx && sizeof(T) == 1) return {.m = 64, .n = 512, .k = k};      // 1.07 and 1.10 times as fast as 128 rows, in two runs
+  if (amx) return {.m = 128, .n = 256, .k = k};
   return {.m = words ? 384 : 96, .n = 256, .k = k};
 }
 #else

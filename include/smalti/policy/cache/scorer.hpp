@@ -60,6 +60,30 @@ template <int Sinks = 4> struct position_only {
   float decay = 0;
 };
 
+//! How well another token stands for a token: bipartite matching of the even tokens with the odd ones, whose scores cache::match_pairs makes of keys alone.
+//! Bolya et al. 2022, arXiv:2210.09461. Half of the candidates at most go by it; below that the newest odd ones go too.
+template <int Sinks = 4, int Recent = 16>
+struct bipartite {
+  static constexpr bool observes = true, accumulates = false;
+  static constexpr int window = 1, kernel = 1, sinks = Sinks, recent = Recent;
+  static constexpr pooling pool = pooling::none;
+  static constexpr over_heads heads = over_heads::mean;
+  float decay = 0;
+};
+
+//! Scorer's attention, by pages of Page tokens: a page has the score of its best token, and stays or goes whole. What is protected is whole pages too, so a budget
+//! may fall short by fewer than two pages. Quest's granularity, Tang et al. 2024, arXiv:2406.10774, for systems that let go.
+template <class Scorer, int Page>
+struct in_pages : Scorer {
+  static_assert(Page >= 1, "smalti: a page has at least one token");
+  static_assert(Scorer::observes, "smalti: pages are chosen by scores: take a scorer that observes");
+  static constexpr int kernel = 1, granule = Page;
+  static constexpr pooling pool = pooling::none;
+};
+//! Tokens that stay or go together.
+template <class S> constexpr int cache_granule = 1;
+template <class Scorer, int Page> constexpr int cache_granule<in_pages<Scorer, Page>> = Page;
+
 template <class S>
 concept cache_scorer = std::is_trivially_copyable_v<S> && requires(const S s) {
   { S::observes } -> std::convertible_to<bool>;

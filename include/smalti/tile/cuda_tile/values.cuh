@@ -7,11 +7,12 @@
 #endif
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cuda_fp4.h>
 #include <cuda_fp8.h>
 #include <cuda_tf32.h>
-#pragma GCC diagnostic push  // the toolkit's header is not clean under -Wextra
+#pragma GCC diagnostic push  // the toolkit's headers are not clean under -Wextra
 #pragma GCC diagnostic ignored "-Wunused-but-set-parameter"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#include <cuda_fp4.h>
 #include <cuda_tile.h>
 #pragma GCC diagnostic pop
 #include <cstdint>

@@ -59,6 +59,7 @@ struct range {
 struct block : plain_memory {
   using plain_memory::load;
   using plain_memory::load_rows;
+  static constexpr bool announces = true;          // announce does something
   template <class T, int R, int C> using tile = array_tile<T, R, C>;
   template <class T, int R> using column = array_column<T, R>;
   template <class T, int C> using row = array_row<T, C>;
@@ -189,15 +190,28 @@ struct block : plain_memory {
     else fill_streamed_left(t, valid, [&](int r) { return address(m, std::int64_t(i) * R + r, std::int64_t(j) * K); });
   }
   template <class T, int K, int N, class S, int Step> static void load(streamed_right_panel<T, K, N>& t, const view<S, Step>& m, int i, int j) {
-    const auto row = [&](int r) { return address(m, std::int64_t(i) * K + r, std::int64_t(j) * N); };
-    fill_streamed_right(t, inside(m.rows, std::int64_t(i) * K, K), inside(m.cols, std::int64_t(j) * N, N), rows_ahead<T>(N), row, row);
+    const int depth = inside(m.rows, std::int64_t(i) * K, K), valid = inside(m.cols, std::int64_t(j) * N, N);
+    if constexpr (std::is_same_v<std::remove_const_t<S>, typename streamed_right_panel<T, K, N>::storage>)
+      if (depth > 0 && valid % lane_count == 0) return fill_streamed_right(t, depth, valid, m.data + std::int64_t(i) * K * m.stride + std::int64_t(j) * N, m.stride, (std::int64_t(i) + 1) * K < m.rows);
+    fill_streamed_right(t, depth, valid, [&](int r) { return address(m, std::int64_t(i) * K + r, std::int64_t(j) * N); });
   }
   template <class T, int R, int K, class S, int Step, class Rows> static void load_rows(streamed_left_panel<T, R, K>& t, const view<S, Step>& m, const Rows& rows, int j) {
-    fill_streamed_left(t, inside(m.cols, std::int64_t(j) * K, K), [&](int r) { return address(m, rows.v[r] + (mutant(defect::gather_one_row_late) ? 1 : 0), std::int64_t(j) * K); });
+    gather_streamed_left(t, inside(m.cols, std::int64_t(j) * K, K), m, rows, j);
   }
   template <class T, int K, int N, class S, int Step, class Rows> static void load_rows(streamed_right_panel<T, K, N>& t, const view<S, Step>& m, const Rows& rows, int j) {
-    fill_streamed_right(t, K, inside(m.cols, std::int64_t(j) * N, N), 16, [&](int r) { return address(m, rows.v[r], std::int64_t(mutant(defect::gather_first_columns) ? 0 : j) * N); },
-                        [](int) -> const S* { return nullptr; });
+    gather_streamed_right(t, inside(m.cols, std::int64_t(j) * N, N), m, rows, j);
+  }
+  // What will be loaded next, after t has been multiplied: its first 32 rows are fetched meanwhile.
+  template <class T, int R, int K, class S, int Step, class Rows> static void announce(streamed_left_panel<T, R, K>& t, const view<S, Step>& m, const Rows& rows, int j) { announce_of(t, m, rows, j, K); }
+  template <class T, int K, int N, class S, int Step, class Rows> static void announce(streamed_right_panel<T, K, N>& t, const view<S, Step>& m, const Rows& rows, int j) { announce_of(t, m, rows, j, N); }
+  template <class T, int R, int K, class S, int Step> static void announce(streamed_left_panel<T, R, K>& t, const view<S, Step>& m, int i, int j) { announce_of(t, m, i, j, R, K); }
+  template <class T, int K, int N, class S, int Step> static void announce(streamed_right_panel<T, K, N>& t, const view<S, Step>& m, int i, int j) { announce_of(t, m, i, j, K, N); }
+  template <class Panel, class S, int Step> static void announce_of(Panel& t, const view<S, Step>& m, int i, int j, int height, int width) {
+    if constexpr (std::is_same_v<std::remove_const_t<S>, typename Panel::storage>) announce_rows(t, [&](int r) { return address(m, std::int64_t(i) * height + r, std::int64_t(j) * width); });
+  }
+  template <class Panel, class S, int Step, class Rows> static void announce_of(Panel& t, const view<S, Step>& m, const Rows& rows, int j, int width) {
+    static_assert(Rows::rows == 32, "smalti: 32 rows are announced");
+    if constexpr (std::is_same_v<std::remove_const_t<S>, typename Panel::storage>) announce_rows(t, [&](int r) { return address(m, rows.v[r], std::int64_t(j) * width); });
   }
 
   // ---- memory: of stacks
@@ -392,6 +406,12 @@ struct block : plain_memory {
         for (int i = 0; i < lane_count; ++i) rows[i] = &in.v[c + i][r];
         if (R - r >= lane_count) {
           transpose_words(&out.v[r][c], C, rows);
+        } else if ((R - r) % 4 == 0) {
+          for (int i = 0; i < R - r; i += 4) {
+            const void* from[lane_count];
+            for (int k = 0; k < lane_count; ++k) from[k] = static_cast<const char*>(rows[k]) + i * 4;
+            transpose_four(&out.v[r + i][c], C, from);
+          }
         } else {
           alignas(64) T some[lane_count][lane_count];
           transpose_words(some, lane_count, rows);

@@ -21,24 +21,6 @@ template <class T, class Codec, int K, int N, int Tile> struct coded_panel {
   word_parts<policy::word_planes<Codec::bits, 4, K / 4>::parts> at;
 };
 
-//! How far ahead of the next word tile the second-level cache is asked. (4096 x 4096 from memory, one row: 0 to 2 KiB are equal, 8 are slower.)
-constexpr int farther = 2048;
-
-//! Memory that will be read next, in order: asked for a few lines at a time by whoever computes meanwhile.
-struct memory_ahead {
-  const char* at = nullptr;
-  const char* end = nullptr;
-  int step = 256;              //!< bytes at a time
-  [[gnu::always_inline]] void ask() {
-    if (at >= end) return;
-    for (int i = 0; i < step; i += 64) {      // to the second level first, which has more requests under way than the first
-      __builtin_prefetch(at + farther + i, 0, 2);
-      __builtin_prefetch(at + i);
-    }
-    at += step;
-  }
-};
-
 namespace detail {
 
 #if SMALTI_DOT_LEVEL >= 3
@@ -306,13 +288,16 @@ void coded_product(float (&acc)[Rows][N], const std::int8_t* left, std::int64_t 
     memory_ahead ahead = share_of_next<Tile, policy::word_planes<Codec::bits, 4, K / 4>, N>(w, whole * (N / 16));
     tiled_dot<N, Corrected>(acc[0], left, left_stride, &codes[0][0][0][0], live, N, whole, group, f, ahead);
     if (done < words * 4)
-      scaled_panel<quad_steps>(acc[0], N, bytes(left) + done, left_stride, bytes(&codes[0][0][0][0]) + done * N, N, live, N, words - done / 4, group / 4, f.at(0, whole, 0));
+      scaled_panel<quad_steps>(acc[0], N, bytes(left) + done, left_stride, bytes(&codes[0][0][0][0]) + done * N, N, live, N, words - done / 4, group / 4, f.at(0, whole, 0), nullptr);
     return;
   }
 #endif
-  unpack_codes<Tile, K / 4, panel>(codes, w, codec);
+  // The next word tile is asked for while vectors multiply; beside tile registers while this one is unpacked.
+  constexpr bool at_once = SMALTI_DOT_LEVEL < 2 || SMALTI_DOT_LEVEL >= 4;
+  unpack_codes<Tile, K / 4, panel, Codec, at_once>(codes, w, codec);
+  [[maybe_unused]] memory_ahead ahead = share_of_next<Tile, policy::word_planes<Codec::bits, 4, K / 4>, N>(w, ask_times(live) * (N / panel::strip));
   for (int n = 0; n < N; n += panel::strip)
-    scaled_dot(acc[0] + n, N, left, left_stride, &codes[0][0][0][0] + n * K, panel::strip, live, panel::strip, words * 4, group, f.at(0, 0, n));
+    scaled_dot(acc[0] + n, N, left, left_stride, &codes[0][0][0][0] + n * K, panel::strip, live, panel::strip, words * 4, group, f.at(0, 0, n), at_once ? nullptr : &ahead);
 }
 
 #if SMALTI_DOT_LEVEL >= 4

@@ -164,7 +164,7 @@ template <class Panel, class Column> void fill_right_transposed(typename Panel::
         from[i] = some[i];
       }
     const source* ahead[lane_count];
-    for (int i = 0; i < lane_count; ++i) ahead[i] = n + lane_count < width ? column(n + lane_count + i) : nullptr;
+    for (int i = 0; i < lane_count; ++i) ahead[i] = Panel::cols > lane_count && n + lane_count < width ? column(n + lane_count + i) : nullptr;
     for (int k = 0; k < depth; k += block) {
       const void* rows[lane_count];
       for (int i = 0; i < lane_count; ++i) {

@@ -215,6 +215,25 @@ inline void transpose_words(void* out, std::int64_t out_stride, const void* cons
   }
 #endif
 }
+//! The same of the first four words of each row alone: four rows of `out`.
+inline void transpose_four(void* out, std::int64_t out_stride, const void* const (&rows)[16]) {
+  using words = std::uint32_t __attribute__((vector_size(16)));
+  char* to = static_cast<char*>(out);
+  SMALTI_UNROLL
+  for (int i = 0; i < 16; i += 4) {
+    words r[4], t[4];
+    SMALTI_UNROLL
+    for (int j = 0; j < 4; ++j) std::memcpy(&r[j], rows[i + j], 16);
+    SMALTI_UNROLL
+    for (int j = 0; j < 2; ++j) t[2 * j] = __builtin_shufflevector(r[2 * j], r[2 * j + 1], 0, 4, 1, 5), t[2 * j + 1] = __builtin_shufflevector(r[2 * j], r[2 * j + 1], 2, 6, 3, 7);
+    SMALTI_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      const words a = t[j / 2], b = t[j / 2 + 2];
+      const words row = j % 2 ? __builtin_shufflevector(a, b, 2, 3, 6, 7) : __builtin_shufflevector(a, b, 0, 1, 4, 5);
+      std::memcpy(to + j * out_stride * 4 + i * 4, &row, 16);
+    }
+  }
+}
 //! The same for rows `in_stride` words apart.
 inline void transpose_words(std::uint32_t* out, std::int64_t out_stride, const std::uint32_t* in, std::int64_t in_stride) {
   const void* rows[16];

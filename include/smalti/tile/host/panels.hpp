@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <new>
 #include <smalti/core/float.hpp>
 #include <smalti/tile/host/lanes.hpp>
 #include <smalti/tile/mutant.hpp>
@@ -53,15 +54,23 @@ public:
     bool operator==(const key&) const = default;
   };
 
-  panel_store() = default;
-  panel_store(std::byte* memory, std::size_t bytes) : memory_(memory), capacity_(bytes / 64 * 64) {}
+  panel_store() : panel_store(nullptr, 0) {}
+  panel_store(std::byte* memory, std::size_t bytes) : memory_(memory), capacity_(bytes / 64 * 64) {
+    // An entry for each 8 KiB: lists of blocks come back to panels in any order, and the table must know all that the memory holds.
+    while (sets_ < most_sets && capacity_ > std::size_t(sets_) * ways * 8192) sets_ *= 2;
+    for (unsigned i = 0; i < sets_ * ways; ++i) ::new (static_cast<void*>(table_ + i)) entry{}, marks_[i] = 0;
+  }
 
   //! The panel of this key if it is still there, else null. What it returns is in use until release().
   const std::byte* find(const key& k) {
-    for (const entry* e = table_ + set(k), *end = e + ways; e < end; ++e)
-      if (e->what == k && alive(*e)) {
-        use(e->begin);
-        return memory_ + e->begin % capacity_;
+    const entry*& last = recent_[k.form & 1];               // the next strip of rows asks for the same one
+    if (last != nullptr && last->what == k && alive(*last)) return found(*last);
+    const std::uint64_t h = hash(k);
+    const unsigned first = set(h);
+    for (unsigned i = first; i < first + ways; ++i)
+      if (marks_[i] == mark(h) && table_[i].what == k && alive(table_[i])) {
+        last = table_ + i;
+        return found(table_[i]);
       }
     return nullptr;
   }
@@ -73,7 +82,8 @@ public:
     if (begin % capacity_ + bytes > capacity_ && !mutant(defect::panel_runs_off_the_end)) begin += capacity_ - begin % capacity_;
     if (users_ != 0 && begin + bytes - oldest_ > capacity_ && !mutant(defect::panel_overwrites_one_in_use)) return nullptr;
     head_ = begin + bytes;
-    entry* place = table_ + set(k);                  // of one that is gone, else of the oldest
+    const std::uint64_t h = hash(k);
+    entry* place = table_ + set(h);                  // of one that is gone, else of the oldest
     for (entry* e = place, *end = e + ways; e < end; ++e) {
       if (e->what == k || !alive(*e)) {
         place = e;
@@ -82,6 +92,7 @@ public:
       if (e->begin < place->begin) place = e;
     }
     *place = {k, begin, head_};
+    marks_[place - table_] = mark(h);
     use(begin);
     return memory_ + begin % capacity_;
   }
@@ -94,14 +105,20 @@ private:
   };
   // Sets of a few: where each place had one entry, two panels that fall on it would drive each other out at every
   // visit, and each new copy moves the head on over panels that are wanted.
-  static constexpr int entries = 1024, ways = 8;
+  static constexpr unsigned most_sets = 512, ways = 8;
   bool alive(const entry& e) const { return e.end != 0 && (head_ - e.begin <= capacity_ || mutant(defect::panel_found_after_eviction)); }
-  static unsigned set(const key& k) {
+  static std::uint64_t hash(const key& k) {
     std::uint64_t h = reinterpret_cast<std::uintptr_t>(k.data) >> 4;
     for (std::uint64_t x : {std::uint64_t(unsigned(k.i)), std::uint64_t(unsigned(k.j)), std::uint64_t(unsigned(k.form)),
                             std::uint64_t(unsigned(k.panel_rows)), std::uint64_t(unsigned(k.panel_cols))})
       h = (h ^ x) * 0x9e3779b97f4a7c15u, h ^= h >> 29;
-    return unsigned(h % (entries / ways)) * ways;
+    return h;
+  }
+  unsigned set(std::uint64_t h) const { return unsigned(h % sets_) * ways; }
+  static std::uint32_t mark(std::uint64_t h) { return std::uint32_t(h >> 32) | 1; }
+  const std::byte* found(const entry& e) {
+    use(e.begin);
+    return memory_ + e.begin % capacity_;
   }
   void use(std::uint64_t begin) {
     if (users_ == 0 || begin < oldest_) oldest_ = begin;
@@ -112,7 +129,12 @@ private:
   std::size_t capacity_ = 0;
   std::uint64_t head_ = 0, oldest_ = 0;
   int users_ = 0;
-  entry table_[entries];
+  unsigned sets_ = 128;
+  const entry* recent_[2] = {};
+  std::uint32_t marks_[most_sets * ways];                  // of the hash: a table of many entries is not in the near caches
+  union {                                                  // as many as there are sets of are begun
+    entry table_[most_sets * ways];
+  };
 };
 
 // `live` rows and `depth` columns came from memory; the product skips the rest, which count as zero.

@@ -49,9 +49,16 @@ template <class Agent> void run(const host_context& context, const Agent& agent,
   const std::int64_t blocks = size.count();
   const int threads = int(std::min<std::int64_t>(thread_count(context), blocks));
   if (threads <= 0) return;
-  const std::int64_t chunk = context.shuffle != 0 ? 1 : std::max<std::int64_t>(1, blocks / (threads * 4));
+  const std::int64_t chunk = context.shuffle != 0 ? 1 : std::max<std::int64_t>(1, blocks / (threads * 8));
   const std::size_t share = panels.size / threads / 64 * 64, turned_share = turned.size / threads / 64 * 64;
-  std::atomic<std::int64_t> next{0};
+  // Each thread begins with a range of its own, an eighth of it at a time: neighbouring blocks want the same packed operand, which then one
+  // thread packs (a product of 1024^3 on two threads: half of B each, not all of it). Who is done goes on with what others have left.
+  constexpr int most_ranges = 64;
+  struct alignas(64) counter { std::atomic<std::int64_t> next; };
+  counter ranges[most_ranges];
+  const int count = std::min(threads, most_ranges);
+  const auto begin_of = [=](int r) { return blocks * r / count; };
+  for (int r = 0; r < count; ++r) ranges[r].next.store(begin_of(r), std::memory_order_relaxed);
   // libgomp ends the threads that a smaller team leaves over and starts new ones for the next larger team (40 us each, measured): a grid of a few
   // blocks takes the whole team too, and whoever has no block goes.
 #if defined(_OPENMP)
@@ -69,12 +76,16 @@ template <class Agent> void run(const host_context& context, const Agent& agent,
     const detail::held_tiles tiles;
 #endif
     const auto work = [&](panel_store* store, panel_store* store_of_turned) {
-      for (std::int64_t first; (first = next.fetch_add(chunk + (mutant(defect::run_leaves_gaps) ? 1 : 0), std::memory_order_relaxed)) < blocks;)
-        for (std::int64_t n = first; n < (mutant(defect::run_past_the_grid) ? first + chunk : std::min(first + chunk, blocks)); ++n) {
-          const std::int64_t i = context.shuffle != 0 && !mutant(defect::run_ignores_the_shuffle) ? shuffled(n, blocks, context.shuffle) : n;
-          block b(int(i % (mutant(defect::run_divides_by_wrong_extent) ? size.y : size.x)), int(i / size.x % size.y), int(i / size.x / size.y), store, store_of_turned);
-          agent(b);
-        }
+      for (int turn = 0; turn < count; ++turn) {
+        const int r = (thread + turn) % count;
+        const std::int64_t last = begin_of(r + 1);
+        for (std::int64_t first; (first = ranges[r].next.fetch_add(chunk + (mutant(defect::run_leaves_gaps) ? 1 : 0), std::memory_order_relaxed)) < last;)
+          for (std::int64_t n = first; n < (mutant(defect::run_past_the_grid) ? first + chunk : std::min(first + chunk, last)); ++n) {
+            const std::int64_t i = context.shuffle != 0 && !mutant(defect::run_ignores_the_shuffle) ? shuffled(n, blocks, context.shuffle) : n;
+            block b(int(i % (mutant(defect::run_divides_by_wrong_extent) ? size.y : size.x)), int(i / size.x % size.y), int(i / size.x / size.y), store, store_of_turned);
+            agent(b);
+          }
+      }
     };
     const auto with_turned = [&](panel_store* store) {
       if (turned_share != 0) {

@@ -35,7 +35,28 @@ struct product_factors {
   }
 };
 
+//! How far ahead of the next word tile the second-level cache is asked. (4096 x 4096 from memory, one row: 0 to 2 KiB are equal, 8 are slower.)
+constexpr int farther = 2048;
+
+//! Memory that will be read next, in order: asked for a few lines at a time by whoever computes meanwhile.
+struct memory_ahead {
+  const char* at = nullptr;
+  const char* end = nullptr;
+  int step = 256;              //!< bytes at a time
+  [[gnu::always_inline]] void ask() {
+    if (at >= end) return;
+    for (int i = 0; i < step; i += 64) {      // to the second level first, which has more requests under way than the first
+      __builtin_prefetch(at + farther + i, 0, 2);
+      __builtin_prefetch(at + i);
+    }
+    at += step;
+  }
+};
+
 namespace detail {
+
+//! Where the factors of a block begin.
+struct factor_place { int row, group, column; };
 
 template <int Width> struct word_vectors;
 template <> struct word_vectors<16> {
@@ -63,12 +84,20 @@ template <class V> [[gnu::always_inline]] inline typename V::floats broadcast_or
   return V::broadcast_float(reinterpret_cast<const char*>(p ? p : &one));
 }
 
-// Rows x (Vectors * width) results; `count` words of k, `per_group` of them a group. correction: 128 times the column
-// sums of each group where Steps wants them, strip_cols apart.
+// Rows x (Vectors * width) results; `count` words of k, `per_group` of them a group. correction: where Steps wants them, what the
+// sums of each group begin with, -128 times those of its columns, strip_cols apart.
+// The factors by address, with the row, group and column where they begin: a structure that is changed and copied for each block is
+// stored in words and loaded in vectors, which waits for the stores (a tenth of the time).
 template <class Steps, int Rows, int Vectors>
-void scaled_block(float* acc, std::int64_t acc_stride, dot_operands o, int count, int per_group, product_factors f, const std::int32_t* correction) {
+void scaled_block(float* acc, std::int64_t acc_stride, dot_operands o, int count, int per_group, const product_factors& factors, factor_place at, const std::int32_t* correction) {
   constexpr int width = Steps::width, bytes_wide = width * word;
+  constexpr int together = 4;      // steps: g++ 12 copies the sums from one turn of a loop to the next
   using floats = typename Steps::floats;
+  const float* left_scales = factors.left ? factors.left + at.row * factors.left_stride + at.group * factors.left_step : nullptr;
+  const float* right_scales = factors.right ? factors.right + at.group * factors.right_stride + at.column : nullptr;
+  const float* left_sums = factors.sums ? factors.sums + at.row * factors.sums_stride + at.group * factors.left_step : nullptr;
+  const float* minima = factors.sums ? factors.minima + at.group * factors.minima_stride + at.column : nullptr;
+  const std::int64_t left_stride = factors.left_stride, sums_stride = factors.sums_stride, left_step = factors.left_step, right_stride = factors.right_stride, minima_stride = factors.minima_stride;
   floats total[Rows][Vectors];
   SMALTI_UNROLL
   for (int r = 0; r < Rows; ++r)
@@ -80,46 +109,52 @@ void scaled_block(float* acc, std::int64_t acc_stride, dot_operands o, int count
     for (int r = 0; r < Rows; ++r)
       SMALTI_UNROLL
       for (int v = 0; v < Vectors; ++v) {
-        sum[r][v] = typename Steps::sum{};
-        if constexpr (Steps::corrects) sum[r][v] = Steps::subtract(sum[r][v], correction + v * width);
+        if constexpr (Steps::corrects) sum[r][v] = Steps::load_ints(bytes(correction + v * width));
+        else sum[r][v] = typename Steps::sum{};
       }
-    const int steps = count < per_group ? count : per_group;
-    for (int s = 0; s < steps; ++s) {
+    const auto step = [&](int s) __attribute__((always_inline)) {
       SMALTI_UNROLL
       for (int part = 0; part < Steps::parts; ++part) {
         typename Steps::operand b[Vectors];
         SMALTI_UNROLL
-        for (int v = 0; v < Vectors; ++v) b[v] = Steps::right(part, o.right + v * bytes_wide);
+        for (int v = 0; v < Vectors; ++v) b[v] = Steps::right(part, o.right + s * o.right_stride + v * bytes_wide);
         SMALTI_UNROLL
         for (int r = 0; r < Rows; ++r) {
-          const typename Steps::operand a = Steps::left(o.left + r * o.left_stride + part * o.left_part);
+          const typename Steps::operand a = Steps::left(o.left + s * word + r * o.left_stride + part * o.left_part);
           SMALTI_UNROLL
           for (int v = 0; v < Vectors; ++v) sum[r][v] = Steps::add(sum[r][v], a, b[v]);
         }
       }
-      o.left += word;
-      o.right += o.right_stride;
+    };
+    const int steps = count < per_group ? count : per_group;
+    int s = 0;
+    for (; s + together <= steps; s += together, o.left += together * word, o.right += together * o.right_stride) {
+      SMALTI_UNROLL
+      for (int i = 0; i < together; ++i) step(i);
     }
+    for (; s < steps; ++s, o.left += word, o.right += o.right_stride) step(0);
     floats right[Vectors];
     SMALTI_UNROLL
-    for (int v = 0; v < Vectors; ++v) right[v] = f.right ? Steps::load_floats(bytes(f.right + v * width)) : broadcast_or_one<Steps>(nullptr);
+    for (int v = 0; v < Vectors; ++v) right[v] = right_scales ? Steps::load_floats(bytes(right_scales + v * width)) : broadcast_or_one<Steps>(nullptr);
     SMALTI_UNROLL
     for (int r = 0; r < Rows; ++r) {
-      const floats left = broadcast_or_one<Steps>(f.left ? f.left + r * f.left_stride : nullptr);
+      const floats left = broadcast_or_one<Steps>(left_scales ? left_scales + r * left_stride : nullptr);
       SMALTI_UNROLL
       for (int v = 0; v < Vectors; ++v) total[r][v] = scaled_sum<Steps>(total[r][v], (typename Steps::ints)sum[r][v], left, right[v]);
     }
-    if (f.sums) {
+    if (left_sums) {
       SMALTI_UNROLL
-      for (int v = 0; v < Vectors; ++v) right[v] = Steps::load_floats(bytes(f.minima + v * width));
+      for (int v = 0; v < Vectors; ++v) right[v] = Steps::load_floats(bytes(minima + v * width));
       SMALTI_UNROLL
       for (int r = 0; r < Rows; ++r) {
-        const floats left = Steps::broadcast_float(bytes(f.sums + r * f.sums_stride));
+        const floats left = Steps::broadcast_float(bytes(left_sums + r * sums_stride));
         SMALTI_UNROLL
         for (int v = 0; v < Vectors; ++v) total[r][v] = Steps::multiply_add(left, right[v], total[r][v]);
       }
+      left_sums += left_step, minima += minima_stride;
     }
-    f = f.at(0, 1, 0);
+    if (left_scales) left_scales += left_step;
+    if (right_scales) right_scales += right_stride;
     if constexpr (Steps::corrects) correction += strip_cols;
   }
   SMALTI_UNROLL
@@ -129,35 +164,39 @@ void scaled_block(float* acc, std::int64_t acc_stride, dot_operands o, int count
 }
 
 template <class Steps, int Rows, int Vectors>
-void scaled_columns(float* acc, std::int64_t acc_stride, dot_operands o, int cols, int count, int per_group, product_factors f, const std::int32_t* correction) {
+void scaled_columns(float* acc, std::int64_t acc_stride, dot_operands o, int cols, int count, int per_group, const product_factors& f, factor_place at, const std::int32_t* correction) {
   constexpr int step = Vectors * Steps::width;
   int n = 0;
   for (; n + step <= cols; n += step, o.right += step * word)
-    scaled_block<Steps, Rows, Vectors>(acc + n, acc_stride, o, count, per_group, f.at(0, 0, n), Steps::corrects ? correction + n : nullptr);
+    scaled_block<Steps, Rows, Vectors>(acc + n, acc_stride, o, count, per_group, f, {at.row, at.group, at.column + n}, Steps::corrects ? correction + n : nullptr);
   if constexpr (step > 16)
     if (n < cols)
-      scaled_columns<Steps, Rows, Vectors / 2>(acc + n, acc_stride, o, cols - n, count, per_group, f.at(0, 0, n), Steps::corrects ? correction + n : nullptr);
+      scaled_columns<Steps, Rows, Vectors / 2>(acc + n, acc_stride, o, cols - n, count, per_group, f, {at.row, at.group, at.column + n}, Steps::corrects ? correction + n : nullptr);
 }
 
 // Integer and float sums together are twice the registers of a plain product: half the rows.
 template <class Steps, int Rows>
-void scaled_rows(float* acc, std::int64_t acc_stride, dot_operands o, int rows, int cols, int count, int per_group, product_factors f, const std::int32_t* correction) {
+void scaled_rows(float* acc, std::int64_t acc_stride, dot_operands o, int rows, int cols, int count, int per_group, const product_factors& f, factor_place at, const std::int32_t* correction, memory_ahead* ahead) {
   constexpr std::int64_t plane = chunk_steps * word, line = Steps::parts * plane;
   for (; rows >= Rows; rows -= Rows) {
+    if (ahead) ahead->ask();
     alignas(64) char scratch[Rows * line];
     for (int r = 0; r < Rows; ++r) prepare_row<Steps>(scratch + r * line, plane, o.left + r * o.left_stride, count);
-    scaled_columns<Steps, Rows, Steps::vectors>(acc, acc_stride, {scratch, line, plane, o.right, o.right_stride}, cols, count, per_group, f, correction);
+    // The next rows meanwhile: they are often a power of two apart, and drive each other out of the first-level cache from panel to panel.
+    for (int r = Rows; r < 2 * Rows && r < rows; ++r)
+      for (int i = 0; i < count * word; i += 64) __builtin_prefetch(o.left + r * o.left_stride + i);
+    scaled_columns<Steps, Rows, Steps::vectors>(acc, acc_stride, {scratch, line, plane, o.right, o.right_stride}, cols, count, per_group, f, at, correction);
     acc += Rows * acc_stride;
     o.left += Rows * o.left_stride;
-    f = f.at(Rows, 0, 0);
+    at.row += Rows;
   }
   if constexpr (Rows > 1)
-    if (rows > 0) scaled_rows<Steps, 1>(acc, acc_stride, o, rows, cols, count, per_group, f, correction);
+    if (rows > 0) scaled_rows<Steps, 1>(acc, acc_stride, o, rows, cols, count, per_group, f, at, correction, ahead);
 }
 
 template <class Steps>
 void scaled_panel(float* acc, std::int64_t acc_stride, const char* left, std::int64_t left_stride, const char* right, std::int64_t right_width, int rows, int cols,
-                  int count, int per_group, product_factors f) {
+                  int count, int per_group, const product_factors& f, memory_ahead* ahead) {
   const std::int64_t right_stride = right_width * word;
   const int chunk = chunk_steps / per_group * per_group;       // whole groups
   for (int n = 0; n < cols; n += strip_cols) {
@@ -167,10 +206,12 @@ void scaled_panel(float* acc, std::int64_t acc_stride, const char* left, std::in
       const dot_operands o{left + s * word, left_stride, 0, right + s * right_stride + n * word, right_stride};
       alignas(64) std::int32_t correction[Steps::corrects ? chunk_steps * strip_cols : 1];
       if constexpr (Steps::corrects)
-        for (int g = 0; g * per_group < steps; ++g)
-          Steps::correct(correction + g * strip_cols, o.right + g * per_group * right_stride, right_stride, wide,
-                         steps - g * per_group < per_group ? steps - g * per_group : per_group, nullptr, true);
-      scaled_rows<Steps, Steps::rows / 2>(acc + n, acc_stride, o, rows, wide, steps, per_group, f.at(0, s / per_group, n), correction);
+        for (int g = 0; g * per_group < steps; ++g) {
+          std::int32_t* const sums = correction + g * strip_cols;
+          Steps::correct(sums, o.right + g * per_group * right_stride, right_stride, wide, steps - g * per_group < per_group ? steps - g * per_group : per_group, nullptr, true);
+          for (int c = 0; c < wide; ++c) sums[c] = -sums[c];
+        }
+      scaled_rows<Steps, Steps::rows / 2>(acc + n, acc_stride, o, rows, wide, steps, per_group, f, {0, s / per_group, n}, correction, ahead);
     }
   }
 }
@@ -263,10 +304,21 @@ inline void scaled_amx(float* acc, std::int64_t acc_stride, const char* left, st
 
 }  // namespace detail
 
+//! How often scaled_dot without tile registers asks for memory ahead, for so many rows.
+constexpr int ask_times(int rows) {
+#if SMALTI_DOT_LEVEL >= 3
+  constexpr int together = detail::quad_steps::rows / 2;
+#else
+  constexpr int together = detail::dot_vector::rows / 2;
+#endif
+  return rows / together + rows % together;
+}
+
 //! See the head of this file. `right` is [k / 4][right_width][4]; `group` values of k share scales; the last group may be short.
+//! @param ahead  asked for meanwhile, once for each few rows: see ask_times
 //! @pre  k and group are multiples of 4, group <= 512; cols is a multiple of 16; rows, k >= 0
 inline void scaled_dot(float* acc, std::int64_t acc_stride, const std::int8_t* left, std::int64_t left_stride, const std::int8_t* right, std::int64_t right_width, int rows,
-                       int cols, int k, int group, product_factors f) {
+                       int cols, int k, int group, product_factors f, memory_ahead* ahead = nullptr) {
   using namespace detail;
   if (rows <= 0 || cols <= 0 || k <= 0) return;
   const int count = k / 4, per_group = group / 4;
@@ -286,7 +338,7 @@ inline void scaled_dot(float* acc, std::int64_t acc_stride, const std::int8_t* l
 #endif
   if (done < count)
     scaled_panel<steps>(acc, acc_stride, bytes(left) + done * word, left_stride, bytes(right) + done * right_width * word, right_width, rows, cols, count - done, per_group,
-                        f.at(0, done / per_group, 0));
+                        f.at(0, done / per_group, 0), ahead);
 }
 
 }  // namespace smalti::inline SMALTI_CODE::host

@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <cstring>
 #include <smalti/core/version.hpp>
-#if defined(__SSE2__)
+#if defined(__AVX__)
 #  include <immintrin.h>
+#elif defined(__SSE2__)
+#  include <emmintrin.h>      // a twentieth of the whole: every operation includes this file
 #endif
 
 namespace smalti::inline SMALTI_CODE::host {

@@ -1,0 +1,121 @@
+// MiKV: of a prompt each head keeps a share as it is, and the others in two bits beside it; attention reads both.
+#include <numeric>
+#include <smalti/ops/attention/segmented.hpp>
+#include <smalti/policy/channel_balance.hpp>
+#include <smalti/prim/permute.hpp>
+#include "attention_compressing.hpp"
+
+namespace generate::inline GENERATE_MACHINE {
+
+namespace {
+
+using low_storage = policy::kv_int2<32>;
+using system = cache::compress<bf16, head_dim, policy::accumulated<>, policy::uniform, policy::demote<low_storage, true>>;
+
+struct mikv_look : compressing<system> {
+  using low_cache = cache::paged<low_storage>;
+  using low_source = cache::source<low_storage>;
+  using attend = attention::segmented<bf16, head_dim, attention::options, attention::segment<low_source, policy::full, attention::scaled_queries>, attention::segment<cache::source<storage>, policy::causal>>;
+
+  cache::pool_shape low_shape{};
+  std::unique_ptr<low_cache> low = std::make_unique<low_cache>();
+  cache::page_pool low_pool{};
+  host_buffer<std::byte> metadata;
+  buffer<std::byte> memory_of_low;
+  std::vector<cache::sequence> lows;      // of each sequence
+  int heads = 0, tokens = 0;               // tokens that the current sequence has in two bits
+  std::vector<float> query_reach, key_reach;
+  buffer<float> balance, factor;
+  buffer<int> tables, order;
+  buffer<bf16> gathered;
+  cache::batch_tables where{};
+  std::vector<bf16> copied;
+
+  void attach(const cache::pool_shape& s, int limit) {
+    compressing::attach(s, limit);
+    const cache::paged_limits limits{.sequences = int(lows.size()), .tokens = limit};
+    low_shape = s;
+    metadata = host_buffer<std::byte>(low_cache::metadata_bytes(low_shape, limits));
+    expect(low->attach(low_shape, limits, {metadata.data(), metadata.size()}));
+    memory_of_low = buffer<std::byte>(cache::pool_bytes<low_storage>(low_shape));
+    expect(cache::make_pool<low_storage>(low_shape, {memory_of_low.data(), memory_of_low.size()}, low_pool));
+    query_reach.assign(std::size_t(s.layers) * std::size_t(heads) * head_dim, 0.0f), key_reach.assign(std::size_t(s.layers) * std::size_t(s.kv_heads) * head_dim, 0.0f);
+    balance = buffer<float>(key_reach.size()), factor = buffer<float>(query_reach.size());
+  }
+  std::size_t bytes() const { return compressing::bytes() + memory_of_low.bytes() + balance.bytes() + factor.bytes(); }
+  std::size_t bytes_used() const { return std::size_t(low->bytes_in_use()); }
+  void opened(int s) {
+    compressing::opened(s);
+    std::fill(query_reach.begin(), query_reach.end(), 0.0f), std::fill(key_reach.begin(), key_reach.end(), 0.0f);
+    expect(low->open(lows[std::size_t(s)]));
+  }
+  void forked(int from, int s) {
+    compressing::forked(from, s);
+    expect(low->fork(lows[std::size_t(from)], lows[std::size_t(s)]));
+  }
+  void closed(int s) { expect(low->close(lows[std::size_t(s)])); }
+
+  // The tables of what a sequence has in two bits, before its next tokens.
+  void begins(int s) {
+    tokens = low->tokens(lows[std::size_t(s)]);
+    if (tokens == 0) return;
+    const cache::sequence mine[] = {lows[std::size_t(s)]};
+    const int width = low->width_for(mine, 1);
+    where = low->tables_of(1, width);
+    std::vector<int> entries(std::size_t(where.ints()));
+    expect(low->tables(mine, 1, width, entries.data(), where.ints()));
+    tables.reserve(entries.size()), tables.put(entries.data(), entries.size());
+  }
+  // How far each channel reaches, over a prompt.
+  void reach(const bf16* data, int rows, int columns, int stride, float* most) {
+    copied.resize(std::size_t(rows - 1) * std::size_t(stride) + std::size_t(columns));
+    machine_memory::copy_out(copied.data(), data, copied.size() * sizeof(bf16));
+    for (int i = 0; i < rows; ++i)
+      for (int c = 0; c < columns; ++c) most[c] = std::max(most[c], std::abs(to_float(copied[std::size_t(i) * std::size_t(stride) + std::size_t(c)])));
+  }
+  void stored(int layer, const view<const bf16>& k) {
+    if (tokens == 0 && k.rows > 1) reach(k.data, k.rows, k.cols, k.stride, key_reach.data() + std::size_t(layer) * std::size_t(k.cols));
+  }
+
+  void look(const machine& on, const looking<storage, 0>& x, scratch& memory) {
+    const int columns = heads * head_dim, n = x.q.rows;
+    if (tokens == 0) {
+      if (n > 1) reach(x.q.data, n, columns, x.q.row_stride, query_reach.data() + std::size_t(x.layer) * std::size_t(columns));
+      return compressing::look(on, x, memory);
+    }
+    // Queries that are scaled lie without gaps.
+    if (order.size() < std::size_t(n)) {
+      std::vector<int> places(static_cast<std::size_t>(n), 0);
+      std::iota(places.begin(), places.end(), 0);
+      order = on_machine(places);
+    }
+    gathered.reserve(std::size_t(n) * std::size_t(columns));
+    run<prim::permute<bf16>>(on, {.from = {x.q.data, n, columns, x.q.row_stride}, .to = {gathered.data(), n, columns, columns}, .index = order.data()}, memory);
+    typename attend::args a{.q = attention::bshd<const bf16>(gathered.data(), 1, n, heads, head_dim)};
+    a.segments = {{cache::source_of<low_storage, policy::nhd, head_dim>(low_pool, 0, where.at(tables.data(), x.layer), 1, tokens), {}, {factor.data() + std::size_t(x.layer) * std::size_t(columns)}}, {x.kv, {}, {}}};
+    a.o = x.o, a.o.offsets = nullptr, a.o.sequences = 1, a.o.rows = n;
+    run<attend>(on, a, memory);
+  }
+
+  template <class Paged> void settle(const machine& on, int id, Paged& pages, cache::sequence s, const cache::page_pool& pool, scratch& memory) {
+    if (!gathers || budget(pages.positions(s)) >= pages.positions(s)) return;
+    std::vector<float> b(key_reach.size()), f(query_reach.size());
+    const std::size_t keys = key_reach.size() / std::size_t(shape.layers), queries = query_reach.size() / std::size_t(shape.layers);
+    for (std::size_t l = 0; l < std::size_t(shape.layers); ++l)
+      policy::fill_channel_balance(query_reach.data() + l * queries, key_reach.data() + l * keys, heads, shape.kv_heads, head_dim, b.data() + l * keys, f.data() + l * queries);
+    balance.put(b.data(), b.size()), factor.put(f.data(), f.size());
+    typename system::args x{};
+    x.low = {low.get(), lows[std::size_t(id)], low_pool, balance.data()};
+    choose(on, x, pages, s, pool, memory);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<attention_cache> make_mikv(const attention_settings& s, const config& c, double share) {
+  mikv_look how;
+  how.share = share, how.heads = c.heads, how.lows.resize(std::size_t(s.sequences));
+  return std::make_unique<cache_of<storage, mikv_look>>(s, c, std::move(how));
+}
+
+}  // namespace generate::inline GENERATE_MACHINE
