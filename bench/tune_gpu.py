@@ -10,8 +10,9 @@ registers, stack (a spill), `alloca`s of the Tile IR and the mix of instructions
 clean if its stack is at most 16 bytes, it has no `alloca` and the instructions its profile asks for (tests/machine_code/kernels.json).
 Configurations already in the record are skipped (--again: not); the present choice of every agent comes first, then its neighbours, so that
 a run may end at any --budget and go on later. --write puts a table between the header's marks `swept: begin` and `swept: end`;
---check needs no compiler and fails where an agent lacks an architecture or its present choice is not clean and not listed, and where a shape of
-the host was timed as more than 5 % faster than the present one in two runs, `speed` and `before`, and agents.json has no `kept` that says why it is not taken (seen once, or not timed: only named).
+--check needs no compiler and fails where an agent lacks an architecture or its present choice is not clean and not listed, where the present
+choice of the host was not timed, and where a shape of the host was timed as more than 5 % faster than it in two runs, `speed` and `before`, and
+agents.json has no `kept` that says why it is not taken (seen once: only named).
 --show prints the best.
 
 The best of an agent: the fastest clean shape where any was timed, else the present one if it is clean, else the largest clean tile.
@@ -423,7 +424,7 @@ def check(listing):
                 bad.append(f"{agent['name']}, sm_{arch}: {why}, and not listed")
         for agent, now, _, timed in host_shapes(listing, header):
             if now is None:
-                print(f"{agent['name']}, host: the present choice is not timed yet")
+                bad.append(f"{agent['name']}, host: the present choice is not timed")
             for s in timed:
                 if seen_once(s):
                     print(f"{agent['name']}, host: {shape_text(s['tuning'])} was {s['speed']} times as fast as the present choice in one run: time it again")

@@ -12,12 +12,17 @@
 // From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
 // agent                                 sm_80   sm_89             sm_90            sm_100           sm_120          tried
 // attention gradients d 64, dq          64x128  64x128 stack 24   64x64            64x64            64x64           5
-// attention gradients d 128, dq         64x64   64x64 stack 960   64x64            64x64            64x32           5
+// attention gradients d 128, dq         64x64   64x64 stack 960   64x64            64x64            64x32           14
 // attention gradients d 256, dq         64x64   64x64 stack 896   64x64            64x64            32x32           5
 // attention gradients d 64, dk and dv   128x64  128x64 stack 40   64x64            64x64            64x32           5
-// attention gradients d 128, dk and dv  64x64   64x64 stack 1032  64x64            64x64            32x32           5
+// attention gradients d 128, dk and dv  64x64   64x64 stack 1032  64x64            64x64            32x32           14
 // attention gradients d 256, dk         64x64   64x64 stack 904   64x64            64x64            32x32           5
 // attention gradients d 64, bias        64x32   64x32             64x32 stack 144  64x32 stack 128  64x32 stack 80  5
+// The host, one thread of a Xeon with AMX, each shape beside the present one in turns; speed: of the next best over the present.
+// l: b_left or keys_left, s: strips, g: group.
+// host                                  present  ms     next best  speed  tried
+// attention gradients d 128, dq         128x256  1.539  128x128    1.04   9
+// attention gradients d 128, dk and dv  128x256  1.557  128x128    1.04   9
 // swept: end
 
 namespace smalti::inline SMALTI_CODE::attention {

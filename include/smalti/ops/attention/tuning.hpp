@@ -26,8 +26,9 @@
 // attention d 128, int8 keys                   64x64 stack 40     32x32 stack 112    64x128                128x64 o2                 32x64   13
 // The host, one thread of a Xeon with AMX, each shape beside the present one in turns; speed: of the next best over the present.
 // l: b_left or keys_left, s: strips, g: group.
-// host                                  present    ms     next best  speed  tried
-// attention d 128, causal, 2048 tokens  32x256 s8  1.787  32x256 s4  1.03   4
+// host                                         present    ms     next best  speed  tried
+// attention d 128, causal, 2048 tokens         32x256 s8  1.787  32x256 s4  1.03   4
+// attention d 128, 1 query of 4 heads a group  4x256 l    1.324  4x64 l     1.01   4
 // swept: end
 
 namespace smalti::inline SMALTI_CODE::attention {
