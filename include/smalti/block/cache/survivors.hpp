@@ -135,13 +135,16 @@ struct keep_scores_agent {
   arguments x;
   static constexpr grid blocks(const arguments& x) { return {ceil_div(x.to.cols, N), x.to.rows, 1}; }
   template <class Block> SMALTI_HD void operator()(Block& block) const {
-    const int j = block.x(), track = block.y(), count = block.number(x.tracks.count, track), length = Chosen ? block.number(x.tracks.length, track) : count;
+    const int j = block.x(), track = block.y(), count = block.number(x.tracks.count, track);
+    const float* from = x.from.data + track * static_cast<long long>(x.from.stride);
     row<Block, float, N> s;
-    block.map([=, from = x.from.data + track * static_cast<long long>(x.from.stride), kept = Chosen ? x.kept.data + track * static_cast<long long>(x.kept.stride) : nullptr](auto c) {
-      const auto place = j * N + c;
-      if constexpr (Chosen) return lookup(from, lookup(kept, place, count), length);
-      else return lookup(from, place, length);
-    }, s, column_index{});
+    if constexpr (Chosen) {          // two closures: nvcc 13.5 loses a capture that only one form of a closure uses
+      const int length = block.number(x.tracks.length, track);
+      const int* kept = x.kept.data + track * static_cast<long long>(x.kept.stride);
+      block.map([=, first = j * N](auto c) { return lookup(from, lookup(kept, first + c, count), length); }, s, column_index{});
+    } else {
+      block.map([=, first = j * N](auto c) { return lookup(from, first + c, count); }, s, column_index{});
+    }
     block.store(view<float, 1>{x.to.data + track * static_cast<long long>(x.to.stride), 1, count, x.to.stride}, 0, j, s);
   }
 };
