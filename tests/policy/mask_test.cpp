@@ -136,8 +136,7 @@ template <class Mask> void law(const char* name, const Mask& mask, const meaning
     CAPTURE(seed, name, shape[0], shape[1]);
     CHECK(broken(mask, seen, shape[0], shape[1], how) == "");
   }
-  const auto there = flat::fields(mask);      // crosses a launch
-  (void)there;
+  static_assert(flat::fields_of<Mask>::count >= 0);      // crosses a launch
 }
 
 meaning diagonal(const std::function<bool(int p, int k)>& seen) {

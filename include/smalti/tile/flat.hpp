@@ -1,9 +1,8 @@
 // An aggregate as the flat list of its scalar fields, and back. A kernel of the cuda_tile machine takes scalars
-// and pointers only, so a launch flattens the agent with fields() and the kernel rebuilds it with rebuild().
+// and pointers only, so a launch passes each() of the agent's and the kernel rebuilds it with rebuild().
 // Nested aggregates (views, policies, chains of policies) are walked in the order of their members; empty ones
 // have no field and may stand anywhere.
 #pragma once
-#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <smalti/core/version.hpp>
@@ -89,63 +88,77 @@ struct listed {
 };
 template <class T> using members = decltype(with_members(std::declval<const T&>(), listed{}));
 
-// How many scalars T flattens to.
-template <class T> struct width;
-template <class List> struct width_of;
-template <class... M> struct width_of<types<M...>> { static constexpr int value = (0 + ... + width<M>::value); };
-template <class T> struct width {
-  static constexpr int count() {
-    if constexpr (!std::is_class_v<T>) return 1;
-    else if constexpr (std::is_empty_v<T>) return 0;
-    else return width_of<members<T>>::value;
+}  // namespace detail
+
+//! Types of scalars, in the order of their members.
+template <class... T> struct scalars {
+  static constexpr int count = sizeof...(T);
+};
+
+namespace detail {
+
+template <class... T, class... U> constexpr scalars<T..., U...> operator+(scalars<T...>, scalars<U...>) { return {}; }
+template <class T> struct flattened;
+template <class List> struct joined;
+template <class... M> struct joined<types<M...>> { using type = decltype((scalars<>{} + ... + typename flattened<M>::type{})); };
+template <class T> struct flattened {
+  static constexpr auto find() {
+    if constexpr (!std::is_class_v<T>) {
+      static_assert(std::is_scalar_v<T>, "smalti: what an agent holds is made of numbers and pointers: give an array a view");
+      return scalars<T>{};
+    } else if constexpr (std::is_empty_v<T>) {
+      return scalars<>{};
+    } else {
+      return typename joined<members<T>>::type{};
+    }
   }
-  static constexpr int value = count();
+  using type = decltype(find());
 };
-// The scalars of the members before the I-th.
-template <int I, class... M> struct before { static constexpr int value = 0; };
-template <int I, class First, class... Rest>
-requires(I > 0) struct before<I, First, Rest...> {
-  static constexpr int value = width<First>::value + before<I - 1, Rest...>::value;
-};
+template <class T> constexpr int width = flattened<T>::type::count;
 
-template <class T> constexpr auto collect(const T& x);
-struct joined {
-  template <class... M> constexpr auto operator()(const M&... x) const { return std::tuple_cat(collect(x)...); }
-};
-template <class T> constexpr auto collect(const T& x) {
-  if constexpr (!std::is_class_v<T>) return std::tuple<T>(x);
-  else if constexpr (std::is_empty_v<T>) return std::tuple<>();
-  else return with_members(x, joined{});
+// Where the i-th of the members M begins.
+template <class... M> SMALTI_HD consteval int beginning(int i) {
+  const int widths[] = {width<M>...};
+  int sum = 0;
+  for (int j = 0; j < i; ++j) sum += widths[j];
+  return sum;
 }
 
-template <int I, class First, class... Rest> SMALTI_HD constexpr auto pick(First first, Rest... rest) {
-  if constexpr (I == 0) return first;
-  else return pick<I - 1>(rest...);
+// The scalars by number: one base class for each, so that finding one instantiates nothing else. They are passed by
+// value: the tile compiler keeps an object in memory (alloca) when a reference to it was taken.
+template <int I, class T> struct numbered { T value; };
+template <class Numbers, class... T> struct row;
+template <int... I, class... T> struct row<std::integer_sequence<int, I...>, T...> : numbered<I, T>... {};
+template <int I, class T> SMALTI_HD constexpr T scalar_at(numbered<I, T> x) { return x.value; }
+
+template <class T, int Offset, class Row> SMALTI_HD constexpr T build(Row row);
+template <class T, int Offset, class... M, int... I, class Row>
+SMALTI_HD constexpr T build_members(types<M...>, std::integer_sequence<int, I...>, Row row) {
+  return T{build<M, Offset + beginning<M...>(I)>(row)...};
 }
-template <class T, int Offset, class... Fields> SMALTI_HD constexpr T build(Fields... fields);
-template <class T, int Offset, class... M, int... I, class... Fields>
-SMALTI_HD constexpr T build_members(types<M...>, std::integer_sequence<int, I...>, Fields... fields) {
-  return T{build<M, Offset + before<I, M...>::value>(fields...)...};
-}
-template <class T, int Offset, class... Fields> SMALTI_HD constexpr T build(Fields... fields) {
-  if constexpr (!std::is_class_v<T>) return pick<Offset>(fields...);
+template <class T, int Offset, class Row> SMALTI_HD constexpr T build(Row row) {
+  if constexpr (!std::is_class_v<T>) return scalar_at<Offset>(row);
   else if constexpr (std::is_empty_v<T>) return T{};
-  else return build_members<T, Offset>(members<T>{}, std::make_integer_sequence<int, member_count<T>()>{}, fields...);
+  else return build_members<T, Offset>(members<T>{}, std::make_integer_sequence<int, member_count<T>()>{}, row);
 }
 
 }  // namespace detail
 
-//! The scalars of x, in the order of its members, as a std::tuple.
-template <class T> constexpr auto fields(const T& x) { return detail::collect(x); }
+//! The types of T's scalars, as scalars<...>.
+template <class T> using fields_of = typename detail::flattened<T>::type;
 
-//! The tuple type that fields() gives for a T.
-template <class T> using fields_of = decltype(detail::collect(std::declval<const T&>()));
+//! f(scalar) for every scalar of x, where it lies in x.
+template <class T, class F> constexpr void each(const T& x, const F& f) {
+  if constexpr (!std::is_class_v<T>) f(x);
+  else if constexpr (!std::is_empty_v<T>) detail::with_members(x, [&](const auto&... member) { (each(member, f), ...); });
+}
 
-//! The T whose fields() are these.
+//! The T whose scalars these are.
 template <class T, class... Fields> SMALTI_HD constexpr T rebuild(Fields... values) {
-  static_assert(std::is_same_v<fields_of<T>, std::tuple<Fields...>>,
-                "smalti: an agent is rebuilt from exactly the fields it flattens to: pass fields(x) of the same aggregate");
-  return detail::build<T, 0>(values...);
+  static_assert(std::is_same_v<fields_of<T>, scalars<Fields...>>,
+                "smalti: an agent is rebuilt from exactly the scalars it flattens to: pass what each() gives for the same aggregate");
+  using row = detail::row<std::make_integer_sequence<int, sizeof...(Fields)>, Fields...>;
+  return detail::build<T, 0>(row{{values}...});
 }
 
 }  // namespace smalti::inline SMALTI_CODE::flat

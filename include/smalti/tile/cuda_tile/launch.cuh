@@ -5,7 +5,6 @@
 // will load (code_target). The agents of all targets flatten to the same fields; only their tuning differs.
 #pragma once
 #include <cuda_runtime_api.h>
-#include <tuple>
 #include <type_traits>
 #include <smalti/core/context.hpp>
 #include <smalti/core/cuda_context.hpp>
@@ -97,29 +96,27 @@ run_agent(Fields... fields) {
   agent(here);
 }
 
+namespace detail {
+template <class Maker, class... Fields> const void* kernel_of(flat::scalars<Fields...>) { return reinterpret_cast<const void*>(&run_agent<Maker, Fields...>); }
+}  // namespace detail
+
 //! Queues the agents of a grid on `stream`. `agent` is an agent of any target, or any aggregate with its fields: only
 //! the fields travel. An empty grid is no launch. The device must be the stream's (device_guard).
 template <class Maker, class Agent, class Code = compiled_code>
 status launch(cudaStream_t stream, Maker, const grid& g, const Agent& agent) {
   static_assert(std::is_empty_v<Maker>, "smalti: a maker is an empty type with  template <target T> using agent = ...");
-  static_assert(detail::same_fields<Maker, flat::fields_of<Agent>>,
+  using fields = flat::fields_of<Agent>;
+  static_assert(detail::same_fields<Maker, fields>,
                 "smalti: the agents of all targets have the same fields, and the launch passes them: only tuning may depend on the target");
   if (g.x <= 0 || g.y <= 0 || g.z <= 0) return {};
   constexpr int most = 65535;  // of y and z, on every architecture
   if (g.y > most)
     return {errc::out_of_reach, "the grid's y extent is beyond 65535 blocks: split the problem or take larger tiles", g.y, most};
   if (g.z > most) return {errc::out_of_reach, "the grid's z extent is beyond 65535 blocks: split the problem", g.z, most};
-  const cudaError_t error = std::apply(
-      [&](auto... field) {
-        if constexpr (sizeof...(field) == 0) {
-          return cudaLaunchKernel(reinterpret_cast<const void*>(&run_agent<Maker>), dim3(g.x, g.y, g.z), dim3(1), nullptr, 0, stream);
-        } else {
-          void* addresses[] = {static_cast<void*>(&field)...};
-          return cudaLaunchKernel(reinterpret_cast<const void*>(&run_agent<Maker, decltype(field)...>), dim3(g.x, g.y, g.z), dim3(1),
-                                  addresses, 0, stream);
-        }
-      },
-      flat::fields(agent));
+  void* addresses[fields::count + 1];
+  int i = 0;
+  flat::each(agent, [&](const auto& scalar) { addresses[i++] = const_cast<void*>(static_cast<const void*>(&scalar)); });
+  const cudaError_t error = cudaLaunchKernel(detail::kernel_of<Maker>(fields{}), dim3(g.x, g.y, g.z), dim3(1), addresses, 0, stream);
   if (error == cudaErrorNoKernelImageForDevice)
     return {errc::unsupported_arch,
             "the program holds no code for this device: add its architecture to CMAKE_CUDA_ARCHITECTURES (nvcc -arch)", error, 0};
