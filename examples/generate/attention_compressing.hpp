@@ -49,10 +49,8 @@ template <class System> struct compressing : dense_look<storage, policy::causal>
   void watch(const machine& on, const looking<storage, 0>& x, scratch& memory) {
     if constexpr (scorer::observes) {
       if (x.from == 0 && x.layer == 0) gathers = true;
-      auto q = x.q;                // one sequence: its rows are all there are
-      q.offsets = nullptr;
       if (x.q.rows > 1 && gathers)
-        run<typename System::observe>(on, {.q = q, .kv = x.kv, .fresh = scorer::accumulates && x.from > 0 ? x.q.rows : -1, .scorer = counts, .scores = System::rows_of(shape, all_scores(), x.layer)}, memory);
+        run<typename System::observe>(on, {.q = x.q, .kv = x.kv, .fresh = scorer::accumulates && x.from > 0 ? x.q.rows : -1, .scorer = counts, .scores = System::rows_of(shape, all_scores(), x.layer)}, memory);
     }
   }
   template <class Paged> void settle(const machine& on, int, Paged& pages, cache::sequence s, const cache::page_pool& pool, scratch& memory) {

@@ -1,7 +1,6 @@
 // KIVI: after the prompt, keys in few bits channel by channel and values token by token, and the newest tokens as they are. The prompt itself is read in full
 // precision, from rows that are free again once it is settled.
 #include <memory>
-#include <numeric>
 #include <smalti/ops/attention/segmented.hpp>
 #include <smalti/ops/cache/kivi.hpp>
 #include <smalti/prim/permute.hpp>
@@ -30,9 +29,6 @@ public:
     expect((cache::make_pool<typename system::window_storage>(plain, {newest_.data(), newest_.size()}, recent)));
     metadata_ = host_buffer<std::byte>(system::metadata_bytes(shape, limits));
     expect(kivi_.attach(shape, limits, {metadata_.data(), metadata_.size()}, pool, recent));
-    std::vector<int> places(static_cast<std::size_t>(most_), 0);
-    std::iota(places.begin(), places.end(), 0);
-    order_ = on_machine(places);
     sequences_.resize(std::size_t(s.sequences)), taken_.resize(std::size_t(s.sequences));
   }
 
@@ -75,14 +71,13 @@ public:
     if (settled(now_)) return expect(kivi_.store(on, step_, layer, k, v));
     const int columns = c_.kv_heads * head_dim;
     const auto behind = [&](buffer<bf16>& to, const view<const bf16>& rows) {
-      run<prim::permute<bf16>>(on, {.from = {rows.data, n_, columns, rows.stride}, .to = {to.data() + std::size_t(from_) * this->columns(), n_, columns, columns}, .index = order_.data()}, memory);
+      run<prim::permute<bf16, prim::movement::copy>>(on, {.from = {rows.data, n_, columns, rows.stride}, .to = {to.data() + std::size_t(from_) * this->columns(), n_, columns, columns}}, memory);
     };
     behind(keys_[std::size_t(layer)], k), behind(values_[std::size_t(layer)], v);
   }
   void look(const machine& on, int layer, view<const bf16> q, view<bf16> o, scratch& memory) override {
-    auto queries = attention::bshd(q.data, 1, n_, c_.heads, head_dim);
-    auto out = attention::bshd(o.data, 1, n_, c_.heads, head_dim);
-    queries.row_stride = q.stride, out.row_stride = o.stride;
+    const auto queries = attention::bshd(q, c_.heads, head_dim);
+    const auto out = attention::bshd(o, c_.heads, head_dim);
     if (settled(now_)) return run<attend>(on, {.q = queries, .segments = kivi_.segments_of(tables_, layer), .o = out}, memory);
     const auto rows = [&](const buffer<bf16>& of) { return attention::bshd<const bf16>(of.data(), 1, prompted_, c_.kv_heads, head_dim); };
     run<attend_prompt>(on, {.q = queries, .kv = {rows(keys_[std::size_t(layer)]), rows(values_[std::size_t(layer)])}, .o = out}, memory);
@@ -124,7 +119,6 @@ private:
   host_buffer<std::byte> metadata_;
   buffer<std::byte> codes_, newest_;
   shared_buffer<std::byte> lists_, tables_memory_;
-  buffer<int> order_;
   std::vector<buffer<bf16>> keys_, values_;                                  // the prompt's, of each layer
   std::vector<cache::sequence> sequences_;
   std::vector<bool> taken_;

@@ -1,5 +1,4 @@
 // MiKV: of a prompt each head keeps a share as it is, and the others in two bits beside it; attention reads both.
-#include <numeric>
 #include <smalti/ops/attention/segmented.hpp>
 #include <smalti/policy/channel_balance.hpp>
 #include <smalti/prim/permute.hpp>
@@ -26,7 +25,7 @@ struct mikv_look : compressing<system> {
   int heads = 0, tokens = 0;               // tokens that the current sequence has in two bits
   std::vector<float> query_reach, key_reach;
   buffer<float> balance, factor;
-  buffer<int> tables, order;
+  buffer<int> tables;
   buffer<bf16> gathered;
   cache::batch_tables where{};
   std::vector<bf16> copied;
@@ -84,16 +83,11 @@ struct mikv_look : compressing<system> {
       return compressing::look(on, x, memory);
     }
     // Queries that are scaled lie without gaps.
-    if (order.size() < std::size_t(n)) {
-      std::vector<int> places(static_cast<std::size_t>(n), 0);
-      std::iota(places.begin(), places.end(), 0);
-      order = on_machine(places);
-    }
     gathered.reserve(std::size_t(n) * std::size_t(columns));
-    run<prim::permute<bf16>>(on, {.from = {x.q.data, n, columns, x.q.row_stride}, .to = {gathered.data(), n, columns, columns}, .index = order.data()}, memory);
+    run<prim::permute<bf16, prim::movement::copy>>(on, {.from = {x.q.data, n, columns, x.q.row_stride}, .to = {gathered.data(), n, columns, columns}}, memory);
     typename attend::args a{.q = attention::bshd<const bf16>(gathered.data(), 1, n, heads, head_dim)};
     a.segments = {{cache::source_of<low_storage, policy::nhd, head_dim>(low_pool, 0, where.at(tables.data(), x.layer), 1, tokens), {}, {factor.data() + std::size_t(x.layer) * std::size_t(columns)}}, {x.kv, {}, {}}};
-    a.o = x.o, a.o.offsets = nullptr, a.o.sequences = 1, a.o.rows = n;
+    a.o = x.o;
     run<attend>(on, a, memory);
   }
 

@@ -1,6 +1,5 @@
 // Everything is kept, and each token that is decoded reads a share of it: SparF reads few channels of all keys and then few tokens, ActQKV the pages that a probe
 // of the newest queries recalls. Prefill is dense.
-#include <numeric>
 #include <smalti/flow/actqkv.hpp>
 #include <smalti/flow/sparf.hpp>
 #include <smalti/ops/attention/searched.hpp>
@@ -56,10 +55,7 @@ struct sparf_look : recalled {
     if (!decodes(x)) return all.look(on, x, memory);
     // as large a share of the channels as of the tokens, and no fewer than 16
     const int tokens = whole(x, 64), window = std::min(tokens, 16);
-    auto q = x.q;
-    auto o = x.o;
-    q.offsets = o.offsets = nullptr;
-    run<attend>(on, {.q = q, .index = index, .channels_read = std::min(head_dim, std::max(16, int(share * head_dim + 0.5))), .tokens = tokens, .window = window, .o = o}, memory);
+    run<attend>(on, {.q = x.q, .index = index, .channels_read = std::min(head_dim, std::max(16, int(share * head_dim + 0.5))), .tokens = tokens, .window = window, .o = x.o}, memory);
   }
 };
 
@@ -71,7 +67,7 @@ struct actqkv_look : recalled {
   std::vector<int> pages_of_layer;          // that are read: fewer in layers where few pages have the scores
   buffer<bf16> means, queries;
   buffer<float> scores;
-  buffer<int> in_use, blocks, place;
+  buffer<int> in_use, blocks;
   std::vector<float> all_scores;
   std::vector<double> weights;
   std::vector<int> used, numbers;
@@ -84,7 +80,6 @@ struct actqkv_look : recalled {
     queries = buffer<bf16>(layers * window * std::size_t(heads) * head_dim);
     scores = buffer<float>(layers * rows * std::size_t(columns)), scores.clear(scores.size());
     in_use = buffer<int>(layers * rows), blocks = buffer<int>(rows * std::size_t(columns));
-    place = on_machine(std::vector<int>{0});
     all_scores.resize(scores.size()), used.resize(in_use.size()), weights.resize(2 * layers * rows), numbers.resize(2 * layers + layers * rows);
   }
   std::size_t bytes() const { return means.bytes() + queries.bytes() + scores.bytes(); }
@@ -97,7 +92,7 @@ struct actqkv_look : recalled {
     if (x.layer == 0 && anew) seen = 0, pages_of_layer.clear();
     if (!decodes(x)) return all.look(on, x, memory);
     bf16* const ring = queries.data() + layer * window * std::size_t(width);
-    run<prim::permute<bf16>>(on, {.from = {x.q.data, 1, width, width}, .to = {ring + std::size_t(seen % window) * std::size_t(width), 1, width, width}, .index = place.data()}, memory);
+    run<prim::permute<bf16, prim::movement::copy>>(on, {.from = {x.q.data, 1, width, width}, .to = {ring + std::size_t(seen % window) * std::size_t(width), 1, width, width}}, memory);
     const int base = std::max(3, int(share * pages + 0.5)), k = std::min(pages, pages_of_layer.empty() ? base : std::max(2, pages_of_layer[layer]));
     a.q = attention::bshd<const bf16>(ring, 1, std::min(seen + 1, window), heads, head_dim);
     a.scores = {scores.data() + layer * std::size_t(kv_heads) * std::size_t(columns), kv_heads, columns, columns}, a.pages = in_use.data() + layer * std::size_t(kv_heads);

@@ -5,7 +5,6 @@
 #include <string>
 #include <utility>
 #include <vector>
-#include <smalti/core/segments.hpp>
 #include <smalti/ops/attention/quantized.hpp>
 #include <smalti/ops/cache.hpp>
 #include <smalti/ops/cache/source.hpp>
@@ -44,7 +43,6 @@ public:
     expect(pages_.attach(shape_, limits, {metadata_.data(), metadata_.size()}));
     memory_ = buffer<std::byte>(cache::pool_bytes<Storage, layout>(shape_));
     expect((cache::make_pool<Storage, layout>(shape_, {memory_.data(), memory_.size()}, pool_)));
-    offsets_ = buffer<int>(2);
     how_.attach(shape_, limits.tokens);
   }
 
@@ -78,8 +76,6 @@ public:
     }
     slots_.reserve(slots.size());
     slots_.put(slots.data(), slots.size());
-    const int offsets[2] = {0, n};
-    offsets_.put(offsets, 2);
 
     const cache::sequence mine[] = {at(s)};
     const int width = pages_.width_for(mine, 1);
@@ -95,9 +91,8 @@ public:
     run<from_bf16>(on, {.pool = pool_, .layer = layer_in_page(layer), .k = k, .v = v, .slots = slots, .slot_head_stride = How::by_head ? n_ : 0}, memory);
   }
   void look(const machine& on, int layer, view<const bf16> q, view<bf16> o, scratch& memory) override {
-    const segments<std::int32_t> rows{offsets_.data(), 1};
-    const looking<Storage, Page> a{.q = attention::ragged(q, rows, c_.heads, head_dim), .kv = cache::source_of<Storage, layout, head_dim, head_dim, Page>(pool_, layer_in_page(layer), where_.at(tables_.data(), layer), 1, from_ + n_),
-                             .o = attention::ragged(o, rows, c_.heads, head_dim), .layer = layer, .from = from_, .pages = shape_.pages, .moved = moved_};
+    const looking<Storage, Page> a{.q = attention::bshd(q, c_.heads, head_dim), .kv = cache::source_of<Storage, layout, head_dim, head_dim, Page>(pool_, layer_in_page(layer), where_.at(tables_.data(), layer), 1, from_ + n_),
+                             .o = attention::bshd(o, c_.heads, head_dim), .layer = layer, .from = from_, .pages = shape_.pages, .moved = moved_};
     how_.look(on, a, memory);
   }
 
@@ -134,7 +129,7 @@ private:
   host_buffer<std::byte> metadata_;
   buffer<std::byte> memory_;
   std::vector<cache::sequence> sequences_;
-  buffer<int> slots_, offsets_, tables_;
+  buffer<int> slots_, tables_;
   cache::batch_tables where_{};
   int from_ = 0, n_ = 0;
   bool moved_ = false;

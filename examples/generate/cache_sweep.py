@@ -37,15 +37,17 @@ def cases():
 def order(options):
     only = options.only.split(",") if options.only else None
     all_cases = [case for case in cases() if not only or case.split(":")[0] in only]
+    begins = lambda case: ["bits", "asked" if asks_first(case) else "recall"]
     for case in all_cases:
         if not case.endswith(":1"):
-            yield case, ["bits", "asked" if asks_first(case) else "recall"]
-    for case in all_cases:
-        yield case, ["bits"]
+            yield case, begins(case)
     for share in ["0.25", "0.5", "0.125"]:
         for case in all_cases:
             if case.endswith(f":{share}") or case == "dense":
                 yield case, ["recall"]
+    for case in all_cases:
+        if case.endswith(":1"):
+            yield case, begins(case)
 
 
 def asks_first(case):
@@ -163,7 +165,8 @@ def plot(results):
 
     bits = [e["bits"]["bits_per_byte"] for e in results.values() if "bits" in e]
     base = dense["bits"]["bits_per_byte"]
-    panel(0, "Bits per byte (less is better)", lambda e: e.get("bits", {}).get("bits_per_byte"), min(bits) - 0.01, min(max(bits), base + 0.6), base, 2)
+    top_bits = min(max(bits), base + 0.12)
+    panel(0, f"Bits per byte (less is better; above {top_bits:.2f}: at the edge)", lambda e: e.get("bits", {}).get("bits_per_byte"), min(bits) - 0.01, top_bits, base, 3)
     panel(width, f"Answers of {total}, the question in the prompt or read with", lambda e: answers(e).get("right"), 0, total, answers(dense)["right"], 0, 4)
     for k, system in enumerate(SYSTEMS):
         y = top + 18 * k

@@ -127,7 +127,7 @@ private:
   }
   void add(view<const float> x, const buffer<float>& w) {
     const view<float> stream = stream_.rows(x.rows, c_.width);
-    run<added>(on_, {.a = x, .b = w.read(c_.width, x.cols), .c = stream, .epilogue = {.first = {{stream.data, stream.rows, stream.cols, stream.stride}}, .rest = {}}}, memory_);
+    run<added>(on_, {.a = x, .b = w.read(c_.width, x.cols), .c = stream, .epilogue = {.first = {reading<1>(stream)}, .rest = {}}}, memory_);
   }
   // n tokens of a sequence through all layers and the last norm, to x.
   void pass(sequence& s, const int* ids, int n) {

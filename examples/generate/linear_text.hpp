@@ -111,8 +111,7 @@ public:
   }
   void project(const machine& on, view<const bf16> x, view<bf16> y, scratch& memory) const override { product<sum>(on, x, {.w = weights_[0], .y = y}, memory); }
   void add_to(const machine& on, view<const bf16> x, view<float> stream, scratch& memory) const override {
-    const view<const float, 1> itself{stream.data, stream.rows, stream.cols, stream.stride};
-    product<added>(on, x, {.w = weights_[0], .y = stream, .epilogue = {.first = {itself}, .rest = {}}}, memory);
+    product<added>(on, x, {.w = weights_[0], .y = stream, .epilogue = {.first = {reading<1>(stream)}, .rest = {}}}, memory);
   }
   void gated(const machine& on, view<const bf16> x, view<bf16> y, scratch& memory) const override { product<gate>(on, x, {.w = weights_[0], .up = weights_[1], .y = y}, memory); }
   void logits(const machine& on, view<const bf16> x, view<float> y, scratch& memory) const override { product<last>(on, x, {.w = weights_[0], .y = y}, memory); }

@@ -74,7 +74,7 @@ std::string answer(engine& e, const tokenizer& t, const options& o, int sequence
     ++took.decode_tokens;
   }
   took.decode += now() - first;
-  if (!o.json) std::cout << '\n';
+  if (!o.json) std::cout << std::endl;      // what is reported goes another way
   return text;
 }
 

@@ -13,8 +13,7 @@
 #include <smalti/io/mapped_file.hpp>
 #include <smalti/io/plain.hpp>
 #include <smalti/io/safetensors.hpp>
-
-#include "dequantize.hpp"
+#include <smalti/ops/gemm/import.hpp>
 
 namespace generate {
 
@@ -186,7 +185,7 @@ struct model_file::contents {
     if (io::import_plain(t, rows)) return plain_matrix(rows);
     auto q = std::make_shared<io::quantized>();
     expect(io::import_tensor(t, *q), std::string(t.name));
-    return {q->n, q->k, [q](std::int64_t first, std::int64_t count, float* out) { dequantize(*q, first, count, out); }, {q}};
+    return {q->n, q->k, [q](std::int64_t first, std::int64_t count, float* out) { smalti::gemm::imported_values(*q, first, count, out); }, {q}};
   }
 
   void read_vocabulary() {

@@ -64,11 +64,7 @@ public:
       place_ = on_machine(place);
     }
     const int offsets[] = {0, n};
-    const auto rows = [&](auto v, int heads) {
-      auto r = attention::ragged(v.data, segments<std::int32_t>{offsets, 1}, n, heads, head_dim);
-      r.row_stride = v.stride;
-      return r;
-    };
+    const auto rows = [&](auto v, int heads) { return attention::ragged(v, segments<std::int32_t>{offsets, 1}, heads, head_dim); };
     model_.pass(on_, m_, mine_.data(), positions, n, [&](int layer, view<const bf16> q, view<const bf16> k, view<const bf16> v, view<bf16> o) {
       const typename ring::args x{.queries = table, .keys = table, .q = rows(q, c_.heads), .k = rows(k, c_.kv_heads), .v = rows(v, c_.kv_heads), .o = rows(o, c_.heads),
                                   .how = flow::ring_attention, .options = {.operation = operation_}};

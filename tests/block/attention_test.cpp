@@ -80,6 +80,16 @@ template <class T> auto reader(const test::array<T>& memory, int kv_len) {
 
 }  // namespace
 
+TEST_CASE("one sequence in a matrix whose rows hold more", "[block][attention]") {
+  float memory[30] = {};
+  const auto rows = attention::bshd(view<float, 1>{memory + 2, 3, 8, 10}, 2, 4);      // rows of ten, of which two heads of four are meant
+  CHECK(rows.sequences == 1);
+  CHECK(rows.length(0) == 3);
+  const auto second = rows.at<1>(0, 1);
+  CHECK(second.data == memory + 6);
+  CHECK((second.rows == 3 && second.cols == 4 && second.stride == 10));
+}
+
 TEST_CASE("attention over contiguous keys", "[block][attention]") {
   std::mt19937 generator(seed);
   for (auto [q_len, kv_len] : {std::pair{1, 77}, {77, 77}, {40, 128}, {33, 129}, {90, 40}}) {

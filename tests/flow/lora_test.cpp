@@ -1,5 +1,6 @@
 // lora::sgmv, bgmv, their backward, qlora and merge against the definition, row by row, in double.
 #include "lora_problem.hpp"
+#include <smalti/ops/moe.hpp>
 
 using namespace smalti;
 using namespace test;
@@ -120,6 +121,91 @@ TEST_CASE("lora: backward", "[flow][lora]") {
     for (std::size_t i = 0; i < std::size_t(2) * most * w.wide; ++i) REQUIRE(da[i] == 0.0f);
     for (std::size_t i = 0; i < std::size_t(2) * most * w.high; ++i) REQUIRE(db[i] == 0.0f);
   });
+}
+
+// Mixture of shards: rank row q of adapter e is two (A) or three (B) lines of a pool, any of them, also several times.
+TEST_CASE("lora: shards that rows share", "[flow][lora]") {
+  using op = lora::mos<bf16, bf16, float>;
+  using back = lora::sgmv_backward<bf16, bf16, float, lora::shard_options>;
+  using gather = moe::combine<float>;
+  std::mt19937 generator(lora_seed);
+  constexpr int width = 64, pool_lines = 11, adapters = 3, rank[adapters] = {4, 0, 12}, most = 16;
+  struct half {      // of every adapter: A or B
+    int shards, wide;
+    array<bf16> pool;
+    array<int> line;
+    half(int shards, std::mt19937& generator) : shards(shards), wide(shards * width), pool(random_array<bf16>(std::size_t(pool_lines) * width, generator, 0.2f)), line(std::size_t(16) * shards) {
+      for (int& l : line) l = int(generator() % pool_lines);
+    }
+    double at(int row, int c) const { return value(pool[std::size_t(line[std::size_t(row) * shards + c / width]) * width + c % width]); }
+  };
+  const half a(2, generator), b(3, generator);
+  array<int> first(adapters), count(adapters);
+  array<float> scale(adapters);
+  for (int e = 0, used = 0; e < adapters; used += rank[e++]) first[e] = used, count[e] = rank[e], scale[e] = 0.5f + float(e);
+  const auto view = [&](const half& h) { return gemm::paged_rows<bf16>{.pool = {h.pool.data(), pool_lines, width, width}, .first = first.data(), .count = count.data(), .line = h.line.data(), .shards = h.shards, .weights = adapters, .most = 12, .lines = 16 * h.shards}; };
+  lora::adapters<bf16> weights{.a = view(a)};
+  const auto of_b = view(b);
+  weights.b = {.pool = of_b.pool, .first = of_b.first, .count = of_b.count, .line = of_b.line, .scale = scale.data(), .shards = of_b.shards, .weights = of_b.weights, .most = of_b.most, .lines = of_b.lines};
+  const batch l({3, 0, 20, 1, 6}, adapters, generator);
+  const int n = int(l.lengths.size());
+  const array<bf16> x = random_array<bf16>(std::size_t(l.rows) * a.wide, generator), dy = random_array<bf16>(std::size_t(l.rows) * b.wide, generator);
+  array<float> y(std::size_t(l.rows) * b.wide), dx(std::size_t(l.rows) * a.wide), da(std::size_t(n) * most * a.wide), db(std::size_t(n) * most * b.wide), of_pool(std::size_t(pool_lines) * width);
+  // the places of A's lines in da: rows of one shard each, of every segment with the adapter
+  std::vector<std::vector<int>> places(pool_lines);
+  for (int s = 0; s < n; ++s)
+    for (int q = 0; l.adapter[s] >= 0 && q < rank[l.adapter[s]]; ++q)
+      for (int c = 0; c < a.shards; ++c) places[a.line[std::size_t(first[l.adapter[s]] + q) * a.shards + c]].push_back((s * most + q) * a.shards + c);
+  int times = 1;
+  for (const auto& p : places) times = std::max(times, int(p.size()));
+  const int rows = n * most * a.shards;
+  array<std::int32_t> offsets(2), end(1), token_of_row(rows), slot_of_row(rows), row_of_slot(std::size_t(pool_lines) * times);
+  std::fill(row_of_slot.begin(), row_of_slot.end(), -1), std::fill(slot_of_row.begin(), slot_of_row.end(), -1), std::fill(token_of_row.begin(), token_of_row.end(), 0);
+  offsets[0] = 0, offsets[1] = end[0] = rows;
+  for (int i = 0; i < pool_lines; ++i)
+    for (int j = 0; j < int(places[i].size()); ++j) row_of_slot[i * times + j] = places[i][j], token_of_row[places[i][j]] = i, slot_of_row[places[i][j]] = i * times + j;
+  for_each_context(lora_seed, [&](const auto& context) {
+    std::fill(y.begin(), y.end(), 0.0f), std::fill(dx.begin(), dx.end(), 0.0f);
+    run_op<op>(context, {{x.data(), l.rows, a.wide, a.wide}, {l.offsets.data(), n}, l.adapter.data(), weights, {y.data(), l.rows, b.wide, b.wide}});
+    run_op<back>(context, {.x = {x.data(), l.rows, a.wide, a.wide}, .dy = {dy.data(), l.rows, b.wide, b.wide}, .rows = {l.offsets.data(), n}, .adapter = l.adapter.data(), .weights = weights, .dx = {dx.data(), l.rows, a.wide, a.wide},
+                           .da = {da.data(), n, most, a.wide, static_cast<long long>(most) * a.wide, a.wide}, .db = {db.data(), n, most, b.wide, static_cast<long long>(most) * b.wide, b.wide}});
+    run_op<gather>(context, {.x = {da.data(), rows, width, width}, .index = {.rows = {offsets.data(), 1}, .end = end.data(), .token_of_row = token_of_row.data(), .slot_of_row = slot_of_row.data(), .row_of_slot = row_of_slot.data(), .tokens = pool_lines, .choices = times, .row_limit = rows},
+                             .y = {of_pool.data(), pool_lines, width, width}});
+    REQUIRE((y.guarded() && dx.guarded() && da.guarded() && db.guarded() && of_pool.guarded()));
+  });
+  // Two products each: sums of `wide` and rank terms in float (tf32 on a GPU), relative to the sum of magnitudes.
+  const double unit = (a.wide + b.wide + 60) * 0x1p-24 + 2 * operand_error<float>();
+  const auto near = [&](const char* name, double got, double want, double size) {
+    if (!(std::abs(got - want) <= unit * size + 1e-30)) {
+      CAPTURE(name, got, want, size, unit);
+      REQUIRE(std::abs(got - want) <= unit * size);
+    }
+  };
+  std::vector<double> pool(of_pool.size()), pool_size(of_pool.size());
+  for (int s = 0; s < n; ++s)
+    for (int r = l.offsets[s]; r < l.offsets[s + 1]; ++r) {
+      const int e = l.adapter[s];
+      std::vector<double> v(most), vs(most), w(most), ws(most);
+      for (int q = 0; e >= 0 && q < rank[e]; ++q) {
+        for (int c = 0; c < a.wide; ++c) v[q] += value(x[std::size_t(r) * a.wide + c]) * a.at(first[e] + q, c), vs[q] += std::abs(value(x[std::size_t(r) * a.wide + c]) * a.at(first[e] + q, c));
+        for (int c = 0; c < b.wide; ++c) w[q] += scale[e] * value(dy[std::size_t(r) * b.wide + c]) * b.at(first[e] + q, c), ws[q] += scale[e] * std::abs(value(dy[std::size_t(r) * b.wide + c]) * b.at(first[e] + q, c));
+        for (int c = 0; c < a.wide; ++c) {
+          const std::size_t at = std::size_t(a.line[std::size_t(first[e] + q) * a.shards + c / width]) * width + c % width;
+          pool[at] += w[q] * value(x[std::size_t(r) * a.wide + c]), pool_size[at] += ws[q] * std::abs(value(x[std::size_t(r) * a.wide + c]));
+        }
+      }
+      for (int c = 0; c < b.wide; ++c) {
+        double want = 0, size = 0;
+        for (int q = 0; e >= 0 && q < rank[e]; ++q) want += scale[e] * v[q] * b.at(first[e] + q, c), size += scale[e] * vs[q] * std::abs(b.at(first[e] + q, c));
+        near("y", y[std::size_t(r) * b.wide + c], want, size);
+      }
+      for (int c = 0; c < a.wide; ++c) {
+        double want = 0, size = 0;
+        for (int q = 0; e >= 0 && q < rank[e]; ++q) want += w[q] * a.at(first[e] + q, c), size += ws[q] * std::abs(a.at(first[e] + q, c));
+        near("dx", dx[std::size_t(r) * a.wide + c], want, size);
+      }
+    }
+  for (std::size_t i = 0; i < pool.size(); ++i) near("pool of A", of_pool[i], pool[i], pool_size[i]);
 }
 
 TEST_CASE("lora: a frozen base in NF4", "[flow][lora]") {

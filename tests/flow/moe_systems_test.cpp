@@ -9,6 +9,34 @@ using namespace smalti;
 using namespace test;
 using namespace moe_problem;
 
+namespace {
+
+// Each token's weighted sum over its two slots. An expert's h is rounded; `rounding`: of what stands between h and the last product, relative.
+void require_combined(const array<float>& y, const array<bf16>& x, const routing& r, const expert_weights& real, int most, double rounding) {
+  const int wide = real.wide, inner = real.inner, tokens = int(y.size()) / wide;
+  for (int t = 0; t < tokens; ++t) {
+    std::vector<double> want(wide), bound(wide), token(wide);
+    for (int c = 0; c < wide; ++c) token[c] = value(x[std::size_t(t) * wide + c]);
+    for (int s = 2 * t; s < 2 * t + 2; ++s) {
+      if (r.row_of_slot[s] < 0) continue;
+      const slot_values v(token.data(), real, r.ids[s], true, most);
+      for (int c = 0; c < wide; ++c)
+        for (int i = 0; i < inner; ++i) {
+          const std::size_t at = (std::size_t(r.ids[s]) * wide + c) * inner + i;
+          want[c] += r.weight[s] * real.down[at] * v.h[i];
+          bound[c] += r.weight[s] * real.down_size[at] * (1.01 * v.h_error[i] + (1.02 * rounding + (inner + most + 20) * single) * std::abs(v.h[i]));
+        }
+    }
+    for (int c = 0; c < wide; ++c)
+      if (const double got = y[std::size_t(t) * wide + c]; !(std::abs(got - want[c]) <= bound[c] + 1e-30)) {
+        CAPTURE(t, c, want[c], got, bound[c]);
+        REQUIRE(std::abs(got - want[c]) <= bound[c]);
+      }
+  }
+}
+
+}  // namespace
+
 TEST_CASE("moe: experts of any rank over a shared layer", "[flow][moe]") {
   using op = moe::flex_more<bf16, policy::silu, float>;
   std::mt19937 generator(moe_seed);
@@ -54,26 +82,8 @@ TEST_CASE("moe: experts of any rank over a shared layer", "[flow][moe]") {
     if (!before.empty()) REQUIRE(std::memcmp(before.data(), y.data(), y.size() * sizeof(float)) == 0);
     before.assign(y.begin(), y.end());
   });
-  for (int t = 0; t < tokens; ++t) {
-    std::vector<double> want(wide), bound(wide), token(wide);
-    for (int c = 0; c < wide; ++c) token[c] = value(x[std::size_t(t) * wide + c]);
-    for (int s = 2 * t; s < 2 * t + 2; ++s) {
-      if (r.row_of_slot[s] < 0) continue;
-      const slot_values v(token.data(), real, r.ids[s], true, most);
-      for (int c = 0; c < wide; ++c)
-        for (int i = 0; i < inner; ++i) {
-          const std::size_t at = (std::size_t(r.ids[s]) * wide + c) * inner + i;
-          want[c] += r.weight[s] * real.down[at] * v.h[i];
-          // h is rounded, and the sum over choices that the shared part takes is rounded once more
-          bound[c] += r.weight[s] * real.down_size[at] * (1.01 * v.h_error[i] + (1.02 * bf16_rounding + (inner + most + 20) * single) * std::abs(v.h[i]));
-        }
-    }
-    for (int c = 0; c < wide; ++c)
-      if (const double got = y[std::size_t(t) * wide + c]; !(std::abs(got - want[c]) <= bound[c] + 1e-30)) {
-        CAPTURE(t, c, want[c], got, bound[c]);
-        REQUIRE(std::abs(got - want[c]) <= bound[c]);
-      }
-  }
+  // the sum over choices that the shared part takes is rounded once more
+  require_combined(y, x, r, real, most, bf16_rounding);
 }
 
 TEST_CASE("moe: an embedding in the place of the up projection", "[flow][moe]") {
@@ -242,23 +252,5 @@ TEST_CASE("moe: experts with adapters of each request", "[flow][moe][lora]") {
     a.pair = nullptr;
     REQUIRE(op::check(context, a).code == errc::null_pointer);
   });
-  for (int t = 0; t < tokens; ++t) {
-    std::vector<double> want(wide), bound(wide), token(wide);
-    for (int c = 0; c < wide; ++c) token[c] = value(x[std::size_t(t) * wide + c]);
-    for (int s = 2 * t; s < 2 * t + 2; ++s) {
-      if (r.row_of_slot[s] < 0) continue;
-      const slot_values v(token.data(), real, r.ids[s], true, most);
-      for (int c = 0; c < wide; ++c)
-        for (int i = 0; i < inner; ++i) {
-          const std::size_t at = (std::size_t(r.ids[s]) * wide + c) * inner + i;
-          want[c] += r.weight[s] * real.down[at] * v.h[i];
-          bound[c] += r.weight[s] * real.down_size[at] * (1.01 * v.h_error[i] + (inner + most + 20) * single * std::abs(v.h[i]));
-        }
-    }
-    for (int c = 0; c < wide; ++c)
-      if (const double got = y[std::size_t(t) * wide + c]; !(std::abs(got - want[c]) <= bound[c] + 1e-30)) {
-        CAPTURE(t, c, want[c], got, bound[c]);
-        REQUIRE(std::abs(got - want[c]) <= bound[c]);
-      }
-  }
+  require_combined(y, x, r, real, most, 0);
 }

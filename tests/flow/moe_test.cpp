@@ -44,24 +44,6 @@ TEST_CASE("moe: a token's bits do not depend on the others", "[flow][moe]") {
   REQUIRE(std::memcmp(all.data(), some.data(), std::size_t(7) * wide * sizeof(float)) == 0);
 }
 
-TEST_CASE("moe: experts that are slices of one layer make the whole of it", "[flow][moe]") {
-  std::mt19937 generator(moe_seed);
-  const int experts = 4, wide = 40, inner = 32, tokens = 9;      // of a shared layer 128 wide
-  const array<bf16> gate = random_array<bf16>(std::size_t(experts) * inner * wide, generator, 0.2f), up = random_array<bf16>(gate.size(), generator, 0.2f), down = random_array<bf16>(gate.size(), generator, 0.2f);
-  expert_weights real{inner, wide, {}, {}, {}, {}, {}, {}};
-  for (std::size_t i = 0; i < gate.size(); ++i) {
-    real.gate.push_back(value(gate[i])), real.up.push_back(value(up[i]));
-    const std::size_t e = i / (std::size_t(inner) * wide), c = i / inner % wide, p = i % inner;
-    real.down.push_back(value(down[c * experts * inner + e * inner + p]));
-  }
-  for (const auto& [from, to] : {std::pair{&real.gate, &real.gate_size}, std::pair{&real.up, &real.up_size}, std::pair{&real.down, &real.down_size}})
-    for (double v : *from) to->push_back(std::abs(v));
-  const array<bf16> x = random_array<bf16>(std::size_t(tokens) * wide, generator);
-  const routing r(choose(tokens, 3, experts, 0, generator), tokens, 3, experts, 1, 0, generator);
-  const view<const bf16> g{gate.data(), experts * inner, wide, wide}, u{up.data(), experts * inner, wide, wide}, d{down.data(), wide, experts * inner, experts * inner};
-  layer_case<dense, moe::options, false>(r, x, real, moe::row_slices(g, experts), moe::row_slices(u, experts), moe::column_slices(d, experts), nullptr);
-}
-
 // Experts of a packed format and what their weights mean.
 template <class Format, class Work> void packed_experts(int experts, int wide, int inner, std::mt19937& generator, Work work) {
   std::vector<neutral<Format>> gate, up, down;
@@ -162,7 +144,7 @@ TEST_CASE("moe: experts on the 8-bit dot", "[flow][moe]") {
   }
 }
 
-// `decoded`: how far a weight is from its value where gradients pass through it, relative to its size.
+// Every layout of the rows, with identity experts. `decoded`: how far a weight is from its value where gradients pass through it, relative to its size.
 template <class Experts> void backward_case(const expert_weights& real_weights, int experts, double decoded, const typename Experts::weight& gate, const typename Experts::weight& up, const typename Experts::weight& down, std::mt19937& generator) {
   using op = moe::scatter_moe_backward<Experts, policy::silu, float>;
   const struct { const expert_weights& real; } w{real_weights};
@@ -206,28 +188,42 @@ template <class Experts> void backward_case(const expert_weights& real_weights, 
       }
     }
   }
-  array<float> got_dx(dx.size()), got_dg(dg.size()), got_du(dg.size()), got_dd(dg.size()), got_dw(ids.size());
-  for_each_context(moe_seed, [&](const auto& context) {
-    const auto outs = [&](array<float>& a, int rows, int cols) { return stack<float>{a.data(), experts, rows, cols, static_cast<long long>(rows) * cols, cols}; };
-    typename op::args a{};
-    a.x = {x.data(), tokens, wide, wide}, a.dy = {dy.data(), tokens, wide, wide}, a.index = r.index(), a.gate = gate, a.up = up, a.down = down, a.dx = {got_dx.data(), tokens, wide, wide}, a.d_weight = got_dw.data();
-    if constexpr (op::trains) a.d_gate = outs(got_dg, inner, wide), a.d_up = outs(got_du, inner, wide), a.d_down = outs(got_dd, wide, inner);
-    run_op<op>(context, a);
-    const auto compare = [&](const char* name, const array<float>& got, const std::vector<double>& want, const std::vector<double>& bound) {
-      REQUIRE(got.guarded());
-      for (std::size_t i = 0; i < want.size(); ++i)
-        if (!(std::abs(got[i] - want[i]) <= bound[i] + 0x1p-22 * std::abs(want[i]) + 1e-30)) {
-          CAPTURE(name, i, want[i], got[i], bound[i]);
-          REQUIRE(std::abs(got[i] - want[i]) <= bound[i]);
-        }
-    };
-    compare("dx", got_dx, dx, dxe);
-    if constexpr (op::trains) {
-      compare("d_gate", got_dg, dg, dge);
-      compare("d_up", got_du, du, due);
-      compare("d_down", got_dd, dd, dde);
+  array<float> share(tokens);
+  for (int t = 0; t < tokens; ++t) {
+    share[t] = float(generator() % 8) / 8;
+    for (int c = 0; c < wide; ++c) {
+      const double own = share[t] * value(dy[std::size_t(t) * wide + c]);
+      dx[std::size_t(t) * wide + c] += own, dxe[std::size_t(t) * wide + c] += 4 * single * std::abs(own);
     }
-    compare("d_weight", got_dw, dw, dwe);
+  }
+  array<float> got_dx(dx.size()), got_dg(dg.size()), got_du(dg.size()), got_dd(dg.size()), got_dw(ids.size());
+  const std::pair<int, int> layouts[] = {{8, 0}, {1, 0}, {1, tokens}};      // aligned, indirect, masked
+  for_each_context(moe_seed, [&](const auto& context) {
+    for (const auto& [alignment, masked] : layouts) {
+      std::mt19937 again(moe_seed);
+      const routing r(ids, tokens, choices, experts, alignment, masked, again);
+      CAPTURE(alignment, masked);
+      const auto outs = [&](array<float>& a, int rows, int cols) { return stack<float>{a.data(), experts, rows, cols, static_cast<long long>(rows) * cols, cols}; };
+      typename op::args a{};
+      a.x = {x.data(), tokens, wide, wide}, a.dy = {dy.data(), tokens, wide, wide}, a.index = r.index(), a.gate = gate, a.up = up, a.down = down, a.dx = {got_dx.data(), tokens, wide, wide}, a.d_weight = got_dw.data(), a.share = share.data();
+      if constexpr (op::trains) a.d_gate = outs(got_dg, inner, wide), a.d_up = outs(got_du, inner, wide), a.d_down = outs(got_dd, wide, inner);
+      run_op<op>(context, a);
+      const auto compare = [&](const char* name, const array<float>& got, const std::vector<double>& want, const std::vector<double>& bound) {
+        REQUIRE(got.guarded());
+        for (std::size_t i = 0; i < want.size(); ++i)
+          if (!(std::abs(got[i] - want[i]) <= bound[i] + 0x1p-22 * std::abs(want[i]) + 1e-30)) {
+            CAPTURE(name, i, want[i], got[i], bound[i]);
+            REQUIRE(std::abs(got[i] - want[i]) <= bound[i]);
+          }
+      };
+      compare("dx", got_dx, dx, dxe);
+      if constexpr (op::trains) {
+        compare("d_gate", got_dg, dg, dge);
+        compare("d_up", got_du, du, due);
+        compare("d_down", got_dd, dd, dde);
+      }
+      compare("d_weight", got_dw, dw, dwe);
+    }
   });
 }
 
@@ -236,6 +232,25 @@ TEST_CASE("moe: backward", "[flow][moe]") {
   const int experts = 5;
   const dense_weights w(experts, 56, 40, generator);
   backward_case<dense>(w.real, experts, 0, w.in(w.gate), w.in(w.up), w.out(), generator);
+}
+
+TEST_CASE("moe: experts that are slices of one layer make the whole of it", "[flow][moe]") {
+  std::mt19937 generator(moe_seed);
+  const int experts = 4, wide = 40, inner = 32, tokens = 9;      // of a shared layer 128 wide
+  const array<bf16> gate = random_array<bf16>(std::size_t(experts) * inner * wide, generator, 0.2f), up = random_array<bf16>(gate.size(), generator, 0.2f), down = random_array<bf16>(gate.size(), generator, 0.2f);
+  expert_weights real{inner, wide, {}, {}, {}, {}, {}, {}};
+  for (std::size_t i = 0; i < gate.size(); ++i) {
+    real.gate.push_back(value(gate[i])), real.up.push_back(value(up[i]));
+    const std::size_t e = i / (std::size_t(inner) * wide), c = i / inner % wide, p = i % inner;
+    real.down.push_back(value(down[c * experts * inner + e * inner + p]));
+  }
+  for (const auto& [from, to] : {std::pair{&real.gate, &real.gate_size}, std::pair{&real.up, &real.up_size}, std::pair{&real.down, &real.down_size}})
+    for (double v : *from) to->push_back(std::abs(v));
+  const array<bf16> x = random_array<bf16>(std::size_t(tokens) * wide, generator);
+  const routing r(choose(tokens, 3, experts, 0, generator), tokens, 3, experts, 1, 0, generator);
+  const view<const bf16> g{gate.data(), experts * inner, wide, wide}, u{up.data(), experts * inner, wide, wide}, d{down.data(), wide, experts * inner, experts * inner};
+  layer_case<dense, moe::options, false>(r, x, real, moe::row_slices(g, experts), moe::row_slices(u, experts), moe::column_slices(d, experts), nullptr);
+  backward_case<dense>(real, experts, 0, moe::row_slices(g, experts), moe::row_slices(u, experts), moe::column_slices(d, experts), generator);
 }
 
 TEST_CASE("moe: backward through packed experts", "[flow][moe]") {

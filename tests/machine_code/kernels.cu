@@ -137,7 +137,7 @@ using attention::attention_regime;
 template <int D, class Kv, class Mask, class Options = plain, attention_regime Regime = attention_regime::prefill>
 struct attend {
   using op = attention::flash<bf16, D, Kv, Mask, Options>;
-  using tuning = chosen<attention::attention_tuning, attention::default_tuning<bf16, D, op::value_dim>>;
+  using tuning = chosen<attention::attention_tuning, attention::default_tuning<bf16, D, op::value_dim, false, attention::works_on_keys<Kv, D>>>;
   using kernel = typename op::template kernel<tuning, Regime, Options::split_kv>;
   using arguments = typename kernel::arguments;
   template <target T> using agent = typename kernel::template agent<T>;
@@ -148,8 +148,12 @@ using attention_causal_256 = attend<256, attention::dense_kv<bf16>, policy::caus
 using attention_ragged = attend<128, attention::dense_kv<bf16>, policy::causal, ragged_rows>;
 using attention_user_mask = attend<128, attention::dense_kv<bf16>, document_window>;
 using attention_fp8 = attend<128, attention::dense_kv<fp8_e4m3>, policy::causal>;
+using attention_fp8_64 = attend<64, attention::dense_kv<fp8_e4m3>, policy::causal>;
+using attention_fp8_256 = attend<256, attention::dense_kv<fp8_e4m3>, policy::causal>;
 using attention_page64 = attend<128, attention::paged_kv<bf16, 64>, policy::causal, ragged_rows>;
 using attention_page16 = attend<128, attention::paged_kv<bf16, 16>, policy::causal, ragged_rows>;
+using attention_page16_64 = attend<64, attention::paged_kv<bf16, 16>, policy::causal, ragged_rows>;
+using attention_page16_256 = attend<256, attention::paged_kv<bf16, 16>, policy::causal, ragged_rows>;
 using attention_decode = attend<128, attention::paged_kv<bf16, 16>, policy::causal, splitting, attention_regime::decode>;
 using attention_decode_whole = attend<128, attention::paged_kv<bf16, 16>, policy::causal, ragged_rows, attention_regime::decode>;
 using attention_decode_64 = attend<64, attention::paged_kv<bf16, 16>, policy::causal, splitting, attention_regime::decode>;

@@ -2,6 +2,7 @@
 #include <numeric>
 
 #include <smalti/block/attention/flash.hpp>
+#include <smalti/block/attention/kv_rotated.hpp>
 #include <smalti/ops/attention.hpp>
 #include <smalti/policy/score.hpp>
 #include <smalti/tile/launch.hpp>
@@ -103,6 +104,23 @@ void contiguous_keys() {
   contiguous<bf16>(37, 77, 1, 1);
   contiguous<bf16>(37, 30, 1, 1);
   contiguous<fp8_e4m3>(21, 77, 0.25f, 0.5f);
+}
+// Keys lie plain and are turned by their slot.
+void turned_keys() {
+  const int q_len = 37, kv_len = 77;
+  const matrix<bf16> k(kv_heads, kv_len, d, d, 61), v(kv_heads, kv_len, d, d, 62);
+  std::vector<float> frequencies(2 * d), cosine(d / 2), sine(d / 2);
+  policy::fill_frequencies(policy::rotary<>{d}, frequencies.data());
+  matrix<bf16> turned(kv_heads, kv_len, d, d, 61);
+  for (int h = 0; h < kv_heads; ++h)
+    for (int j = 0; j < kv_len; ++j) {
+      policy::fill_rotations(policy::rotary<>{d}, policy::rotary_use::encode, j, 1, cosine.data(), sine.data());
+      policy::rotate_head(policy::half_split{d}, cosine.data(), sine.data(), &turned(h, j, 0));
+    }
+  const attention::rotated_kv<attention::dense_kv<bf16>> kv{{attention::bhsd<const bf16>(k.at.data(), 1, kv_len, kv_heads, d), attention::bhsd<const bf16>(v.at.data(), 1, kv_len, kv_heads, d)}, frequencies.data()};
+  compare(
+      q_len, kv_len, kv, policy::causal{}, [&](int h, int j, int e) { return turned.get(h, j, e); }, [&](int h, int j, int e) { return v.get(h, j, e); },
+      [=](int i, int j) { return j <= i + kv_len - q_len; }, 0.1f, "attention to keys that are turned when they are read");
 }
 // Most queries add up to something positive, so their scores against negative keys lie far below zero: nothing may
 // begin with a maximum of 0.
@@ -208,6 +226,7 @@ std::vector<check> attention_checks() {
   return {{"attention over contiguous keys", contiguous_keys},
           {"attention with negative scores", negative_scores},
           {"attention over pages", paged_keys},
-          {"attention over split keys", split_keys}};
+          {"attention over split keys", split_keys},
+          {"attention to keys turned when they are read", turned_keys}};
 }
 }  // namespace battery

@@ -21,6 +21,14 @@ constexpr int d = 32;
 // Lengths that are no multiple of a tile: what a modifier makes of a key past the end must be masked after it.
 const attention_shape batches[] = {{{40, 0, 33, 50}, {100, 45, 33, 20}, 4, 2}, {{1, 3, 2, 0}, {99, 65, 31, 7}, 8, 2}};
 
+// A modifier that a user might write.
+struct soft_sign {
+  float reach = 1;
+  template <class V, class Q, class K> SMALTI_HD auto operator()(V score, Q, K) const {
+    using namespace policy::scalar;
+    return score / (abs(score) / reach + 1.0f);
+  }
+};
 template <class Score, class Normalizer, bool Split> struct with : attention::options {
   using out = float;
   using score = Score;
@@ -85,8 +93,8 @@ TEST_CASE("attention with score modifiers", "[ops][attention][score]") {
     scored(shape, policy::relative_bias<>{table.data(), 41, 30, 0, 41},
            [&](double z, int, int h, int, int p, int j) { return z + table[h * 41 + std::min(std::max(j - p + 30, 0), 40)]; });
     scored(shape, policy::alibi_bias<>{slopes.data()}, [&](double z, int, int h, int, int p, int j) { return z - slopes[h] * std::abs(p - j); });
-    scored(shape, policy::chain<policy::additive_bias<float>, policy::soft_cap>{by_element, {{4}, {}}},
-           [&](double z, int s, int h, int i, int, int j) { return 4 * std::tanh((z + added(s, h, i, j)) / 4); });
+    scored(shape, policy::chain<policy::additive_bias<float>, soft_sign>{by_element, {{4}, {}}},
+           [&](double z, int s, int h, int i, int, int j) { return (z + added(s, h, i, j)) / (1 + std::abs(z + added(s, h, i, j)) / 4); });
   }
 }
 

@@ -5,36 +5,6 @@
 using namespace smalti;
 using namespace test::compressed;
 
-namespace {
-
-// The best of scores stay, up to rounding: a dropped candidate scores at most `slack` more than a kept one.
-void check_choice(const std::vector<int>& kept, const oracle::row_of_doubles& scores, int first, int last, double slack) {
-  std::vector<char> in(scores.size(), 0);
-  for (const int j : kept) in[std::size_t(j)] = 1;
-  double least = INFINITY, most = -INFINITY;
-  for (int j = 0; j < int(scores.size()); ++j) {
-    if (j < first || j >= last) REQUIRE(in[std::size_t(j)]);
-    else if (in[std::size_t(j)]) least = std::min(least, scores[std::size_t(j)]);
-    else most = std::max(most, scores[std::size_t(j)]);
-  }
-  REQUIRE(least >= most - slack);
-}
-
-// Of one score: products of bf16 are exact in float and their sum of D terms is off by at most D 2^-24 of the sum of sizes, a
-// logit below 40 by 2e-5; a probability by that and 4e-7; sums of `terms` probabilities by as much each, in all below 1e-4 a query.
-constexpr double slack_of(int terms) { return 1e-4 * terms; }
-
-oracle::row_of_doubles votes(const world& w, int l, int h, int rows, const std::vector<int>& alive, bool mean_of_all = false) {
-  oracle::row_of_doubles sum(alive.size(), 0.0);
-  const int from = mean_of_all ? 0 : h * w.group, to = mean_of_all ? w.heads() : (h + 1) * w.group;
-  for (int head = from; head < to; ++head)
-    for (const auto& p : w.weights(l, head, rows, alive))
-      for (std::size_t j = 0; j < p.size(); ++j) sum[j] += p[j] / (mean_of_all ? w.heads() : 1);
-  return sum;
-}
-
-}  // namespace
-
 TEST_CASE("laws of every composition of cache compression", "[ops][cache][compress]") {
   laws<cache::snapkv<bf16, D, window>>(apart, 20, 77, 24);
   laws<cache::snapkv<bf16, D, window>>(apart, 5, 9, 8);
@@ -98,7 +68,7 @@ TEST_CASE("observe: attention that each token gets, from given and from own log-
         w.template observe<sum>(context, given ? rows : std::min(n, 20), -1, given);   // of more rows the window's count
         for (int l = 0; l < 3; ++l)
           for (int h = 0; h < 2; ++h) {
-            const auto want = votes(w, l, h, rows, w.all());
+            const auto want = w.votes(l, h, rows, w.all());
             double total = 0;
             for (int j = 0; j < n; ++j) {
               const double got = w.scores[std::size_t(w.shape.track(l, h)) * world::capacity + j];
@@ -155,7 +125,7 @@ TEST_CASE("snapkv, pyramid_kv, ada_kv: what their papers keep", "[ops][cache][co
       w.template observe<S>(context, window);
       std::vector<oracle::row_of_doubles> scores;
       for (int l = 0; l < 3; ++l)
-        for (int h = 0; h < 2; ++h) scores.push_back(oracle::pooled(votes(w, l, h, window, w.all()), n - window, kernel, kind));
+        for (int h = 0; h < 2; ++h) scores.push_back(oracle::pooled(w.votes(l, h, window, w.all()), n - window, kernel, kind));
       const answer a = compress<S>(context, w, tokens);
       REQUIRE(a.st.code == errc::ok);
       for (int t = 0; t < 6; ++t) {
@@ -238,7 +208,7 @@ TEST_CASE("tova: all heads of a layer keep what the last query looks at", "[ops]
   w.append(context, 75);
   w.observe<S>(context, 1);
   std::vector<oracle::row_of_doubles> scores;
-  for (int l = 0; l < 2; ++l) scores.push_back(votes(w, l, 0, 1, w.all(), true));
+  for (int l = 0; l < 2; ++l) scores.push_back(w.votes(l, 0, 1, w.all(), true));
   const answer a = compress<S>(context, w, 16);
   REQUIRE(a.st.code == errc::ok);
   for (int l = 0; l < 2; ++l) {
@@ -260,7 +230,7 @@ TEST_CASE("d2o_keep: layers of flat attention keep more, exempt layers everythin
     w.observe<S>(context, n);
     std::vector<double> weight;
     double sum = 0;
-    for (int l = 2; l < 5; ++l) sum += (weight.push_back(std::exp(-oracle::concentration({votes(w, l, 0, n, w.all()), votes(w, l, 1, n, w.all())}))), weight.back());
+    for (int l = 2; l < 5; ++l) sum += (weight.push_back(std::exp(-oracle::concentration({w.votes(l, 0, n, w.all()), w.votes(l, 1, n, w.all())}))), weight.back());
     for (double& x : weight) x /= sum;
     const std::vector<int> want = oracle::shares(weight, {candidates, candidates, candidates}, 3 * base);
     const answer a = compress<S>(context, w, tokens);

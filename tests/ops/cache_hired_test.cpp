@@ -1,12 +1,12 @@
 // HiRED against its definition: places that stay, budgets of tiles, both maps.
 #include <catch2/catch.hpp>
 #include <algorithm>
-#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 #include <smalti/ops/cache/hired.hpp>
 #include "reference/kv_compress.hpp"
+#include "reference/kv_systems.hpp"
 #include "support/arrays.hpp"
 #include "support/contexts.hpp"
 
@@ -16,15 +16,6 @@ using cache::hired;
 namespace {
 
 constexpr unsigned seed = 20261125;
-
-std::vector<int> best(const float* row, int n, int k) {
-  std::vector<int> at(static_cast<std::size_t>(n));
-  std::iota(at.begin(), at.end(), 0);
-  std::stable_sort(at.begin(), at.end(), [&](int a, int b) { return row[a] > row[b]; });
-  at.resize(std::size_t(k));
-  std::sort(at.begin(), at.end());
-  return at;
-}
 
 }  // namespace
 
@@ -46,12 +37,7 @@ TEST_CASE("hired keeps what its definition says, in raster order", "[ops][cache]
     std::vector<int> budget(static_cast<std::size_t>(count), 0);
     budget[0] = std::min(count == 1 ? x.tokens : x.whole, n);
     if (count > 1) {
-      std::vector<double> hits(static_cast<std::size_t>(count - 1), 0.0);
-      for (const int p : best(early.data(), n, x.salient)) {
-        const double row = p / x.grid_cols, col = p % x.grid_cols;
-        const int t = x.map == cache::tile_map::stripes ? int(double(p) * (count - 1) / n) : int(row * x.tile_rows / x.grid_rows) * x.tile_cols + int(col * x.tile_cols / x.grid_cols);
-        ++hits[std::size_t(t)];
-      }
+      const std::vector<double> hits = oracle::hired_hits(early.data(), x.grid_rows, x.grid_cols, x.tile_rows, x.tile_cols, x.salient, x.map == cache::tile_map::stripes);
       const std::vector<int> parts = oracle::shares(hits, std::vector<int>(hits.size(), n), x.tokens - budget[0]);
       std::copy(parts.begin(), parts.end(), budget.begin() + 1);
     }
@@ -65,7 +51,7 @@ TEST_CASE("hired keeps what its definition says, in raster order", "[ops][cache]
       for (int t = 0; t < count; ++t) {
         REQUIRE(counts[std::size_t(t)] == budget[std::size_t(t)]);
         sum += counts[std::size_t(t)];
-        std::vector<int> want = best(late.data() + std::size_t(t) * n, n, budget[std::size_t(t)]);
+        std::vector<int> want = oracle::best_places(late.data() + std::size_t(t) * n, n, budget[std::size_t(t)]);
         want.resize(std::size_t(n), -1);
         REQUIRE(std::vector<int>(kept.data() + std::size_t(t) * (n + 2), kept.data() + std::size_t(t) * (n + 2) + n) == want);
       }

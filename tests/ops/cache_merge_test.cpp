@@ -19,6 +19,33 @@ std::vector<std::vector<oracle::row_of_doubles>> rows_of(world& w, int l) {
   return out;
 }
 
+// What D2O keeps of a prompt: the first four and the newest tokens, as many as it keeps of the others, which are those with the most attention. Layers
+// share the budget by exp(-concentration), or have the same.
+template <class System> void check_heavy(const world& w, const answer& a, int tokens) {
+  constexpr int sinks = 4;
+  const int recent = (tokens - sinks) / 2, n = w.tokens, base = tokens - sinks - recent, candidates = n - sinks - recent, shared = w.shape.per_head ? 1 : w.shape.kv_heads;
+  std::vector<std::vector<oracle::row_of_doubles>> scores;
+  std::vector<double> weight;
+  for (int l = 0; l < w.shape.layers; ++l) {
+    scores.emplace_back();
+    for (int h = 0; h < w.shape.kv_heads; ++h) scores.back().push_back(w.votes(l, h, n, w.all()));
+    weight.push_back(System::reads_back ? std::exp(-oracle::concentration(scores.back())) : 1.0);
+  }
+  const std::vector<int> budget = oracle::shares(weight, std::vector<int>(weight.size(), candidates), static_cast<long long>(w.shape.layers) * base);
+  for (int t = 0; t < w.shape.tracks(); ++t) {
+    const int l = t / w.shape.head_tracks();
+    oracle::row_of_doubles sum(static_cast<std::size_t>(n), 0.0);
+    for (int h = 0; h < shared; ++h)
+      for (int j = 0; j < n; ++j) sum[std::size_t(j)] += scores[std::size_t(l)][std::size_t(w.shape.per_head ? t % w.shape.head_tracks() : h)][std::size_t(j)];
+    const std::vector<int>& kept = a.kept[std::size_t(t)];
+    REQUIRE(std::abs(int(kept.size()) - sinks - recent - budget[std::size_t(l)]) <= (System::reads_back ? 1 : 0));
+    for (int j = 0; j < sinks; ++j) REQUIRE(kept[std::size_t(j)] == j);
+    REQUIRE(kept[kept.size() - std::size_t(recent)] == n - recent);
+    for (int j = 0; j < sinks; ++j) sum[std::size_t(j)] = INFINITY;
+    check_choice(kept, sum, sinks, n - recent, slack_of(n * w.group * shared));
+  }
+}
+
 template <class System> void follow(const pool_shape& shape, bool own, bool convex) {
   CAPTURE(seed, own, convex, shape.per_head);
   std::vector<std::byte> first;
@@ -42,6 +69,7 @@ template <class System> void follow(const pool_shape& shape, bool own, bool conv
       CAPTURE(step, a.st.what);
       REQUIRE(a.st.code == errc::ok);
       REQUIRE(thresholds.guarded());
+      if (step == 0) check_heavy<System>(w, a, 24);
       for (int l = 0; l < shape.layers; ++l) {
         std::vector<std::vector<int>> kept;
         for (int h = 0; h < shape.kv_heads; ++h) kept.push_back(a.kept[std::size_t(shape.track(l, h))]);
@@ -294,9 +322,9 @@ TEST_CASE("compact keeps the tokens that its caller names", "[ops][cache][compre
 TEST_CASE("demoted tokens lie in the second pool as append would store them, each token in one of the two", "[ops][cache][compress]") {
   using low_storage = policy::kv_int4<32>;
   using low_cache = cache::paged<low_storage>;
-  using S = cache::snapkv<bf16, D, window, 5, policy::uniform, policy::demote<low_storage>>;
   const auto context = test::any_context();
-  for (const pool_shape& shape : {apart, together}) {
+  const auto follow = [&](auto system, const pool_shape& shape) {
+    using S = typename decltype(system)::type;
     world w(shape, 2, 25);
     pool_shape small = shape;
     small.pages = 300;
@@ -310,7 +338,7 @@ TEST_CASE("demoted tokens lie in the second pool as append would store them, eac
     REQUIRE(cache::make_pool<low_storage>(small, {other.data(), other.size()}, direct).code == errc::ok);
     std::memset(memory.data(), 0, memory.size()), std::memset(other.data(), 0, other.size());
     REQUIRE(low.open(s).code == errc::ok);
-    S::args settings;
+    typename S::args settings;
     settings.low = {&low, s, pool, nullptr};
     const int tracks = shape.tracks();
     std::vector<std::vector<int>> alive(static_cast<std::size_t>(tracks));
@@ -318,7 +346,7 @@ TEST_CASE("demoted tokens lie in the second pool as append would store them, eac
     for (int step = 0; step < 3; ++step) {
       const int fresh = step == 0 ? 60 : 7;
       w.append(context, fresh);
-      w.observe<S>(context, window);
+      if constexpr (S::scorer::observes) w.template observe<S>(context, window);
       for (auto& track : alive)
         for (int i = 0; i < fresh; ++i) track.push_back(w.tokens - fresh + i);
       const answer a = compress<S>(context, w, 25, settings);
@@ -349,7 +377,7 @@ TEST_CASE("demoted tokens lie in the second pool as append would store them, eac
             std::copy_n(w.v[std::size_t(l)][std::size_t(h)].begin() + token * D, D, v.begin() + i * columns + h * D);
             slots[std::size_t(shape.per_head ? h : 0) * gone + i] = int(where.slot(0, h, demoted + i));
           }
-        REQUIRE((cache::append<bf16, low_storage, policy::nhd, D>::run(context, {.pool = direct, .layer = 0, .k = {k.data(), gone, columns, columns}, .v = {v.data(), gone, columns, columns}, .slots = slots.data(), .slot_head_stride = shape.per_head ? gone : 0}).code == errc::ok));
+        REQUIRE((cache::append<bf16, low_storage, policy::nhd, D>::run(context, {.pool = direct, .layer = shape.per_layer ? 0 : l, .k = {k.data(), gone, columns, columns}, .v = {v.data(), gone, columns, columns}, .slots = slots.data(), .slot_head_stride = shape.per_head ? gone : 0}).code == errc::ok));
       }
       test::wait(context);
       demoted += gone;
@@ -357,18 +385,23 @@ TEST_CASE("demoted tokens lie in the second pool as append would store them, eac
       REQUIRE((low.audit().code == errc::ok && memory.guarded()));
     }
     w.append(context, 3);
-    w.observe<S>(context, window);
+    if constexpr (S::scorer::observes) w.template observe<S>(context, window);
     const auto refused = [&](const char* what, auto spoil) {
-      S::args y = settings;
+      typename S::args y = settings;
       y.cache = &w.pages, y.sequence = w.s, y.pool = w.pool, y.scores = w.score_view(), y.tokens = 25;
       spoil(y);
       const status st = S::check(context, y);
       CAPTURE(what, st.what);
       REQUIRE(std::string(st.what).find(what) == 0);
     };
-    refused("low.cache is null", [](S::args& y) { y.low.cache = nullptr; });
-    refused("low.sequence: it is not open", [](S::args& y) { ++y.low.sequence.generation; });
-    refused("low.pool: it holds another storage", [](S::args& y) { y.low.pool.format = policy::kv_int8<>::format; });
-    refused("low.pool: it has another shape", [](S::args& y) { ++y.low.pool.shape.pages; });
-  }
+    refused("low.cache is null", [](typename S::args& y) { y.low.cache = nullptr; });
+    refused("low.sequence: it is not open", [](typename S::args& y) { ++y.low.sequence.generation; });
+    refused("low.pool: it holds another storage", [](typename S::args& y) { y.low.pool.format = policy::kv_int8<>::format; });
+    refused("low.pool: it has another shape", [](typename S::args& y) { ++y.low.pool.shape.pages; });
+  };
+  using by_votes = cache::snapkv<bf16, D, window, 5, policy::uniform, policy::demote<low_storage>>;
+  follow(std::type_identity<by_votes>{}, apart);
+  follow(std::type_identity<by_votes>{}, together);
+  // By place alone layers may share their pages: every layer's rows go.
+  follow(std::type_identity<cache::compress<bf16, D, policy::position_only<>, policy::uniform, policy::demote<low_storage>>>{}, {.pages = 120, .page = 8, .kv_heads = 2, .key_dim = D, .value_dim = D, .layers = 2});
 }

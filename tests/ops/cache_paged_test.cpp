@@ -393,4 +393,8 @@ void histories(int operations, unsigned seed) {
 }  // namespace
 
 TEST_CASE("random histories of a paged cache agree with sequences that own everything", "[ops][cache]") { histories(100000, 20261121); }
-TEST_CASE("long random histories of a paged cache", "[.][long][ops][cache]") { histories(1000000, std::random_device{}()); }
+TEST_CASE("long random histories of a paged cache", "[.][long][ops][cache]") {
+  const unsigned seed = std::random_device{}();
+  WARN("seed " << seed);
+  histories(1000000, seed);
+}

@@ -11,6 +11,8 @@
 #include <smalti/ops/cache/kivi.hpp>
 #include <smalti/ops/cache/mikv.hpp>
 #include "ops/attention_problem.hpp"
+#include "ops/compress_problem.hpp"
+#include "reference/kv_systems.hpp"
 #include "support/arrays.hpp"
 #include "support/contexts.hpp"
 
@@ -25,18 +27,6 @@ struct in_float : attention::options {
   using out = float;
 };
 float plain(float x) { return to_float(narrow<bf16>(x)); }
-// Affine codes of a group under scale and minimum as fp16, decoded to what is multiplied.
-std::vector<float> through_codes(const std::vector<float>& group, int bits) {
-  float low = group[0], high = group[0];
-  for (float x : group) low = std::min(low, x), high = std::max(high, x);
-  const float scale = to_float(narrow<fp16>((high - low) / float((1 << bits) - 1))), minimum = to_float(narrow<fp16>(low));
-  std::vector<float> out;
-  for (float x : group) {
-    const float steps = std::min(std::max((x - minimum) / (scale > 0 ? scale : 1.0f), 0.0f), float((1 << bits) - 1));
-    out.push_back(plain(std::fma(std::nearbyint(steps), scale, minimum)));
-  }
-  return out;
-}
 
 // What each sequence was given: [token][head][d].
 struct history {
@@ -49,6 +39,11 @@ struct history {
       keys.push_back(to_float(k[i])), values.push_back(to_float(v[i]));
     }
     ++tokens;
+  }
+  oracle::rows_of_floats rows(const std::vector<float>& of, int h) const {
+    oracle::rows_of_floats out;
+    for (int j = 0; j < tokens; ++j) out.emplace_back(of.begin() + (std::ptrdiff_t(j) * kv_heads + h) * d, of.begin() + (std::ptrdiff_t(j) * kv_heads + h + 1) * d);
+    return out;
   }
   float key(int j, int h, int c) const { return keys[(std::size_t(j) * kv_heads + h) * d + c]; }
   float value(int j, int h, int c) const { return values[(std::size_t(j) * kv_heads + h) * d + c]; }
@@ -72,6 +67,31 @@ template <class Keys, class Values> void compare(const float* got, const test::a
         REQUIRE(std::abs(got[h * d + c] - want) <= bound);
       }
     }
+  }
+}
+
+// One query of a head over a MiKV cache: tokens that are important as they were given, the others through the codes of their balanced keys, in one softmax.
+// The oracle's channels: those of q beside the keys in full precision, those of the balanced q beside the others.
+template <class Important>
+void compare_mikv(const float* got, const bf16* q, const oracle::rows_of_floats& keys, const oracle::rows_of_floats& values, const float* balance, const float* factor, int bits, int group, const Important& important) {
+  oracle::attention_problem p;
+  p.queries = 1, p.keys = int(keys.size()), p.d = 2 * d, p.dv = d, p.scale = 1 / std::sqrt(double(d));
+  for (int e = 0; e < d; ++e) p.q.push_back(test::value(q[e]));
+  for (int e = 0; e < d; ++e) p.q.push_back(plain(float(p.q[std::size_t(e)]) * factor[e]));
+  for (int j = 0; j < p.keys; ++j) {
+    std::vector<float> key = keys[std::size_t(j)];
+    for (int e = 0; e < d; ++e) key[std::size_t(e)] *= balance[e];
+    key = oracle::token_through_codes(key, bits, group);
+    const std::vector<float> value = oracle::token_through_codes(values[std::size_t(j)], bits, group);
+    const bool high = important(j);
+    for (int e = 0; e < d; ++e) p.k.push_back(high ? keys[std::size_t(j)][std::size_t(e)] : 0);
+    for (int e = 0; e < d; ++e) p.k.push_back(high ? 0 : key[std::size_t(e)]);
+    for (int e = 0; e < d; ++e) p.v.push_back(high ? values[std::size_t(j)][std::size_t(e)] : value[std::size_t(e)]);
+  }
+  const auto r = oracle::attention(p);
+  for (int e = 0; e < d; ++e) {
+    const double bound = test::attention_error<bf16, float>(r, p, 0, e) + 0x1p-20 * r.size[e];
+    if (!(std::abs(got[e] - r.o[e]) <= bound)) FAIL("element " << e << ": " << got[e] << " " << r.o[e] << ", off by at most " << bound);
   }
 }
 
@@ -133,7 +153,6 @@ TEST_CASE("kivi keeps what its paper says, at every step", "[ops][cache][kivi]")
     std::vector<cache::sequence> batch(3);
     std::vector<history> given(3);
     for (auto& s : batch) REQUIRE(c.open(s).code == errc::ok);
-    std::vector<int> expected_keys(3);
     for (int turn = 0; turn < 70; ++turn) {
       int total = 0;
       for (int s = 0; s < 3; ++s) total += turn == 0 ? first[s] : 1;
@@ -143,13 +162,12 @@ TEST_CASE("kivi keeps what its paper says, at every step", "[ops][cache][kivi]")
       test::array<bf16> k(std::size_t(total) * kv_heads * d), v(k.size());
       std::size_t at = 0;
       for (int s = 0; s < 3; ++s) {
-        const int n = turn == 0 ? first[s] : 1, before = given[s].tokens;
+        const int n = turn == 0 ? first[s] : 1;
         REQUIRE(c.add(step, batch[s], n).code == errc::ok);
         for (int i = 0; i < n; ++i, ++at) given[s].add(g, k.data() + at * kv_heads * d, v.data() + at * kv_heads * d);
-        // The paper's lengths: all whole windows of the first tokens; then a full window moves before the next token.
-        expected_keys[s] = turn == 0 ? n - n % residual : before - expected_keys[s] == residual ? before : expected_keys[s];
-        CHECK(c.coded_keys(batch[s]) == expected_keys[s]);
-        CHECK(c.coded_values(batch[s]) == std::max(0, given[s].tokens - residual));
+        const oracle::kivi_lengths coded = oracle::kivi_coded(first[s], given[s].tokens, residual);
+        CHECK(c.coded_keys(batch[s]) == coded.keys);
+        CHECK(c.coded_values(batch[s]) == coded.values);
         CHECK(c.positions(batch[s]) == given[s].tokens);
       }
       CAPTURE(turn);
@@ -158,25 +176,14 @@ TEST_CASE("kivi keeps what its paper says, at every step", "[ops][cache][kivi]")
       test::array<bf16> q(3 * heads * d);
       const auto o = attend<op>(context, c, batch, q, g);
       for (int s = 0; s < 3; ++s) {
-        const int tokens = given[s].tokens, coded = expected_keys[s], coded_values = std::max(0, tokens - residual);
-        std::vector<float> keys(given[s].keys), values(given[s].values);
+        const int tokens = given[s].tokens;
+        const oracle::kivi_lengths coded = oracle::kivi_coded(first[s], tokens, residual);
+        std::vector<oracle::rows_of_floats> keys, values;
         for (int h = 0; h < kv_heads; ++h) {
-          for (int j = 0; j < coded; j += group)
-            for (int e = 0; e < d; ++e) {
-              std::vector<float> of;
-              for (int i = 0; i < group; ++i) of.push_back(given[s].key(j + i, h, e));
-              of = through_codes(of, bits);
-              for (int i = 0; i < group; ++i) keys[(std::size_t(j + i) * kv_heads + h) * d + e] = of[std::size_t(i)];
-            }
-          for (int j = 0; j < coded_values; ++j)
-            for (int e = 0; e < d; e += group) {
-              std::vector<float> of;
-              for (int i = 0; i < group; ++i) of.push_back(given[s].value(j, h, e + i));
-              of = through_codes(of, bits);
-              for (int i = 0; i < group; ++i) values[(std::size_t(j) * kv_heads + h) * d + e + i] = of[std::size_t(i)];
-            }
+          keys.push_back(oracle::kivi_keys(given[s].rows(given[s].keys, h), coded.keys, bits, group));
+          values.push_back(oracle::kivi_values(given[s].rows(given[s].values, h), coded.values, bits, group));
         }
-        const auto from = [](const std::vector<float>& all) { return [&all](int j, int h, int e) { return double(all[(std::size_t(j) * kv_heads + h) * d + e]); }; };
+        const auto from = [](const std::vector<oracle::rows_of_floats>& all) { return [&all](int j, int h, int e) { return double(all[std::size_t(h)][std::size_t(j)][std::size_t(e)]); }; };
         compare(o.data() + s * heads * d, q, s, tokens, from(keys), from(values));
       }
       CHECK(o.guarded());
@@ -227,6 +234,7 @@ TEST_CASE("mikv keeps the important tokens and demotes the others, at every step
       for (int e = 0; e < d; ++e) {
         const float b = balance[h / 2 * d + e], most = std::max(query_reach[h / 2 * 2 * d + e], query_reach[(h / 2 * 2 + 1) * d + e]);
         CHECK(factor[h * d + e] == 1 / b);
+        CHECK(b == Approx(oracle::mikv_balance(most, key_reach[h / 2 * d + e])));
         if (most > 0 && b < 256 && b > 0x1p-8f) CHECK(std::abs(b * key_reach[h / 2 * d + e] / (most / b) - 1) < 1e-5);      // both reach as far
       }
     mikv c;
@@ -250,23 +258,10 @@ TEST_CASE("mikv keeps the important tokens and demotes the others, at every step
         for (float& x : scores) x = float(int(g() % 7));                  // ties
         for (int h = 0; h < kv_heads; ++h) {
           auto& all = members[s][h];
-          const float* of = scores.data() + h * stride;
-          if (turn == 0) {
-            std::vector<int> rest;
-            for (int t = 0; t < n; ++t)
-              if (n <= budget || t < sinks || t >= n - recent) all.push_back(t);
-              else rest.push_back(t);
-            std::sort(rest.begin(), rest.end(), [of](int a, int b) { return of[a] != of[b] ? of[a] > of[b] : a > b; });
-            for (std::size_t i = 0; int(all.size()) < std::min(n, budget); ++i) all.push_back(rest[i]);
-            std::sort(all.begin(), all.end());
-          } else if (int(all.size()) < budget) {
-            all.push_back(before);
-          } else {
-            int least = -1;
-            for (int m = 0; m < budget; ++m)
-              if (all[m] >= sinks && all[m] < before + 1 - recent && (least < 0 || of[m] < of[least] || (of[m] == of[least] && all[m] < all[least]))) least = m;
-            all[least] = before;
-          }
+          const std::vector<double> importance(scores.begin() + h * stride, scores.begin() + h * stride + (turn == 0 ? n : int(all.size())));
+          if (turn == 0) all = oracle::mikv_important(importance, budget, sinks, recent);
+          else if (int(all.size()) < budget) all.push_back(before);
+          else all[std::size_t(oracle::mikv_least(all, importance, before, sinks, recent))] = before;
         }
         const status added = c.add(step, batch[s], n, scores.data(), stride);
         CAPTURE(turn, s, added.what, added.got, added.need);
@@ -282,35 +277,13 @@ TEST_CASE("mikv keeps the important tokens and demotes the others, at every step
       if (turn % 5 != 0) continue;
       test::array<bf16> q(2 * heads * d);
       const auto o = attend<op>(context, c, batch, q, g);
-      // The oracle's channels: those of q beside the keys in full precision, those of the balanced q beside the others.
       for (int s = 0; s < 2; ++s)
         for (int h = 0; h < heads; ++h) {
-          const int kv = h / (heads / kv_heads), tokens = given[s].tokens;
-          oracle::attention_problem p;
-          p.queries = 1, p.keys = tokens, p.d = 2 * d, p.dv = d, p.scale = 1 / std::sqrt(double(d));
-          for (int e = 0; e < d; ++e) p.q.push_back(test::value(q[(std::size_t(s) * heads + h) * d + e]));
-          for (int e = 0; e < d; ++e) p.q.push_back(plain(float(p.q[std::size_t(e)]) * factor[h * d + e]));
-          for (int j = 0; j < tokens; ++j) {
-            const bool important = std::find(members[s][kv].begin(), members[s][kv].end(), j) != members[s][kv].end();
-            std::vector<float> key, value;
-            for (int e = 0; e < d; e += group) {
-              std::vector<float> of_key, of_value;
-              for (int i = e; i < e + group; ++i) of_key.push_back(given[s].key(j, kv, i) * balance[kv * d + i]), of_value.push_back(given[s].value(j, kv, i));
-              for (float y : through_codes(of_key, bits)) key.push_back(y);
-              for (float y : through_codes(of_value, bits)) value.push_back(y);
-            }
-            for (int e = 0; e < d; ++e) p.k.push_back(important ? given[s].key(j, kv, e) : 0);
-            for (int e = 0; e < d; ++e) p.k.push_back(important ? 0 : key[std::size_t(e)]);
-            for (int e = 0; e < d; ++e) p.v.push_back(important ? given[s].value(j, kv, e) : value[std::size_t(e)]);
-          }
-          const auto r = oracle::attention(p);
-          for (int e = 0; e < d; ++e) {
-            const double got = o[(std::size_t(s) * heads + h) * d + e], bound = test::attention_error<bf16, float>(r, p, 0, e) + 0x1p-20 * r.size[e];
-            if (!(std::abs(got - r.o[e]) <= bound)) {
-              CAPTURE(s, h, e, got, r.o[e], bound);
-              REQUIRE(std::abs(got - r.o[e]) <= bound);
-            }
-          }
+          CAPTURE(s, h);
+          const int kv = h / (heads / kv_heads);
+          const std::vector<int>& mine = members[s][kv];
+          compare_mikv(o.data() + (s * heads + h) * d, q.data() + (s * heads + h) * d, given[s].rows(given[s].keys, kv), given[s].rows(given[s].values, kv), balance.data() + kv * d, factor.data() + h * d, bits, group,
+                       [&](int j) { return std::find(mine.begin(), mine.end(), j) != mine.end(); });
         }
     }
     CHECK(c.high_metadata().audit().code == errc::ok);
@@ -327,6 +300,85 @@ TEST_CASE("mikv keeps the important tokens and demotes the others, at every step
     shared.per_head = false;
     CHECK(std::string(mikv::check(shared, low_shape, limits, settings).what).find("set per_head") != std::string::npos);
     CHECK(std::string(mikv::check(high_shape, low_shape, limits, {4, 2, 3}).what).find("must hold the sinks") != std::string::npos);
+  });
+}
+
+// MiKV from its beginning: importance is the attention that a prompt's tokens have had from all its queries, the balancer the reach of its channels.
+TEST_CASE("a prompt demoted by its own attention and reach is MiKV's", "[ops][cache][mikv]") {
+  constexpr int bits = 4, group = 32, n = 60, budget = 24, layers = 2;
+  using low_storage = policy::kv_int4<group>;
+  using low_cache = cache::paged<low_storage>;
+  using system = cache::compress<bf16, d, policy::accumulated<>, policy::uniform, policy::demote<low_storage, true>>;
+  using op = attention::over_segments<bf16, d, cache::mikv<d, low_storage>, in_float>;
+  const cache::pool_shape shape{.pages = 120, .page = 8, .kv_heads = kv_heads, .key_dim = d, .value_dim = d, .layers = layers, .per_head = true, .per_layer = true};
+  test::for_each_context(seed, [&](const auto& context) {
+    test::compressed::world w(shape, heads / kv_heads, 71);
+    w.append(context, n);
+    w.observe<system>(context, n);
+    test::array<float> balance(layers * kv_heads * d), factor(layers * heads * d);
+    for (int l = 0; l < layers; ++l) {
+      std::vector<float> query_reach(heads * d, 0.0f), key_reach(kv_heads * d, 0.0f);
+      for (std::size_t i = 0; i < w.q[std::size_t(l)].size(); ++i) query_reach[i % (heads * d)] = std::max(query_reach[i % (heads * d)], std::abs(to_float(w.q[std::size_t(l)][i])));
+      for (int h = 0; h < kv_heads; ++h)
+        for (std::size_t i = 0; i < std::size_t(n) * d; ++i) key_reach[h * d + i % d] = std::max(key_reach[h * d + i % d], std::abs(to_float(w.k[std::size_t(l)][std::size_t(h)][i])));
+      policy::fill_channel_balance(query_reach.data(), key_reach.data(), heads, kv_heads, d, balance.data() + l * kv_heads * d, factor.data() + l * heads * d);
+      for (int i = 0; i < heads * d; ++i) {
+        const int kv = i / (2 * d), e = i % d;
+        REQUIRE(1 / factor[l * heads * d + i] == Approx(oracle::mikv_balance(std::max(query_reach[2 * kv * d + e], query_reach[(2 * kv + 1) * d + e]), key_reach[kv * d + e])));
+      }
+    }
+    const cache::paged_limits limits{.sequences = 1, .tokens = n};
+    auto metadata = filled(low_cache::metadata_bytes(shape, limits)), memory = filled(cache::pool_bytes<low_storage>(shape));
+    low_cache low;
+    cache::sequence lower;
+    cache::page_pool pool;
+    REQUIRE(low.attach(shape, limits, {metadata.data(), metadata.size()}).code == errc::ok);
+    REQUIRE(cache::make_pool<low_storage>(shape, {memory.data(), memory.size()}, pool).code == errc::ok);
+    REQUIRE(low.open(lower).code == errc::ok);
+    system::args settings;
+    settings.low = {&low, lower, pool, balance.data()};
+    const auto chosen = test::compressed::compress<system>(context, w, budget, settings);
+    CAPTURE(chosen.st.what);
+    REQUIRE(chosen.st.code == errc::ok);
+    std::normal_distribution<float> normal(0, 1);
+    test::array<bf16> q(heads * d);
+    for (bf16& x : q) x = narrow<bf16>(normal(w.g));
+    std::vector<int> high_table, low_table;
+    const auto tables = [](auto& pages, const cache::sequence s, std::vector<int>& table) {
+      const int width = pages.width_for(&s, 1);
+      const cache::batch_tables lies = pages.tables_of(1, width);
+      table.resize(std::size_t(lies.ints()));
+      REQUIRE(pages.tables(&s, 1, width, table.data(), lies.ints()).code == errc::ok);
+      return lies;
+    };
+    const cache::batch_tables high_lies = tables(w.pages, w.s, high_table), low_lies = tables(low, lower, low_table);
+    for (int l = 0; l < layers; ++l) {
+      test::array<float> o(heads * d);
+      const op::args x{.q = attention::bshd<const bf16>(q.data(), 1, 1, heads, d),
+                       .segments = {{cache::source_of<test::compressed::storage, policy::nhd, d>(w.pool, 0, high_lies.at(high_table.data(), l), 1, budget), {}, {}},
+                                    {cache::source_of<low_storage, policy::nhd, d>(pool, 0, low_lies.at(low_table.data(), l), 1, n - budget), {}, {factor.data() + l * heads * d}}},
+                       .o = attention::bshd(o.data(), 1, 1, heads, d)};
+      const auto tuned = with_tuning<test::small_tiles>(context);
+      const status fit = op::check(tuned, x);
+      CAPTURE(fit.what);
+      REQUIRE(fit.code == errc::ok);
+      test::scratch space(op::workspace_bytes(tuned, x));
+      REQUIRE(op::run(tuned, x, space.get()).code == errc::ok);
+      test::wait(context);
+      for (int h = 0; h < heads; ++h) {
+        const int kv = h / 2;
+        const std::vector<int> stay = oracle::mikv_important(w.votes(l, kv, n, w.all()), budget, 0, budget / 2);
+        CAPTURE(l, h);
+        REQUIRE(chosen.kept[std::size_t(shape.track(l, kv))] == stay);
+        oracle::rows_of_floats keys, values;
+        for (int j = 0; j < n; ++j) {
+          keys.emplace_back(), values.emplace_back();
+          for (int e = 0; e < d; ++e) keys.back().push_back(to_float(w.k[std::size_t(l)][std::size_t(kv)][std::size_t(j * d + e)])), values.back().push_back(to_float(w.v[std::size_t(l)][std::size_t(kv)][std::size_t(j * d + e)]));
+        }
+        compare_mikv(o.data() + h * d, q.data() + h * d, keys, values, balance.data() + (l * kv_heads + kv) * d, factor.data() + (l * heads + h) * d, bits, group, [&](int j) { return std::binary_search(stay.begin(), stay.end(), j); });
+      }
+      CHECK(o.guarded());
+    }
   });
 }
 

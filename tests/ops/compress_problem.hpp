@@ -129,6 +129,15 @@ struct world {
       [&](int i, int c) { return test::value(q[std::size_t(l)][(std::size_t(tokens - rows + i) * heads() + h) * D + c]); },
       [&](int j, int c) { return test::value(k[std::size_t(l)][std::size_t(h / group)][std::size_t(alive[std::size_t(j)]) * D + c]); });
   }
+  // What the last `rows` queries of a key head's group give each of those tokens, summed; mean_of_all: the mean over all heads.
+  oracle::row_of_doubles votes(int l, int h, int rows, const std::vector<int>& alive, bool mean_of_all = false) const {
+    oracle::row_of_doubles sum(alive.size(), 0.0);
+    const int from = mean_of_all ? 0 : h * group, to = mean_of_all ? heads() : (h + 1) * group;
+    for (int head = from; head < to; ++head)
+      for (const auto& p : weights(l, head, rows, alive))
+        for (std::size_t j = 0; j < p.size(); ++j) sum[j] += p[j] / (mean_of_all ? heads() : 1);
+    return sum;
+  }
   std::vector<int> all() const {
     std::vector<int> a(static_cast<std::size_t>(tokens));
     std::iota(a.begin(), a.end(), 0);
@@ -150,6 +159,23 @@ struct world {
       }
   }
 };
+
+// The best of scores stay, up to rounding: a dropped candidate scores at most `slack` more than a kept one.
+inline void check_choice(const std::vector<int>& kept, const oracle::row_of_doubles& scores, int first, int last, double slack) {
+  std::vector<char> in(scores.size(), 0);
+  for (const int j : kept) in[std::size_t(j)] = 1;
+  double least = INFINITY, most = -INFINITY;
+  for (int j = 0; j < int(scores.size()); ++j) {
+    if (j < first || j >= last) REQUIRE(in[std::size_t(j)]);
+    else if (in[std::size_t(j)]) least = std::min(least, scores[std::size_t(j)]);
+    else most = std::max(most, scores[std::size_t(j)]);
+  }
+  REQUIRE(least >= most - slack);
+}
+
+// Of one score: products of bf16 are exact in float and their sum of D terms is off by at most D 2^-24 of the sum of sizes, a
+// logit below 40 by 2e-5; a probability by that and 4e-7; sums of `terms` probabilities by as much each, in all below 1e-4 a query.
+constexpr double slack_of(int terms) { return 1e-4 * terms; }
 
 struct answer {
   std::vector<std::vector<int>> kept;       // [track]

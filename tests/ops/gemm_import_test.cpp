@@ -2,6 +2,7 @@
 // for the file, to the bit; and a matrix that a format would change is refused.
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -93,7 +94,17 @@ template <class Format> std::vector<float> packed_values(const quantized& q, boo
   REQUIRE(memory.guarded());
   return decoded(w);
 }
-template <class Format> void same_values(const quantized& q, const tensor* dequant) { CHECK(packed_values<Format>(q) == floats(*dequant)); }
+// Without a format, in bands of three rows.
+std::vector<float> plain_values(const quantized& q) {
+  test::array<float> out(std::size_t(q.n * q.k));
+  for (std::int64_t i = 0; i < q.n; i += 3) gemm::imported_values(q, i, std::min<std::int64_t>(3, q.n - i), out.data() + i * q.k);
+  REQUIRE(out.guarded());
+  return {out.data(), out.data() + out.size()};
+}
+template <class Format> void same_values(const quantized& q, const tensor* dequant) {
+  CHECK(packed_values<Format>(q) == floats(*dequant));
+  CHECK(plain_values(q) == floats(*dequant));
+}
 template <class Format> status refusal(const quantized& q) {
   const status st = gemm::check_import<Format>(q);
   CHECK(st.code != errc::ok);
@@ -122,6 +133,7 @@ template <class Format> void same_matrix(const quantized& q, const tensor* dequa
     for (int p = 0; p < k; ++p)
       out.push_back(to_float(w.matrix.data[std::ptrdiff_t(j) * w.matrix.stride + p]) * w.scales.scale.data[std::ptrdiff_t(scales::row_of(p)) * w.scales.scale.stride + scales::col_of(j)]);
   CHECK(out == floats(*dequant));
+  CHECK(plain_values(q) == floats(*dequant));
   gemm::imported_matrix<Format> none;
   CHECK(gemm::copy_imported<Format>(none, nullptr, q).code == errc::null_pointer);
   CHECK(none.matrix.data == nullptr);
@@ -148,6 +160,7 @@ template <class Format> void same_block_matrix(const quantized& q, const tensor*
       out.push_back(Format::codec::value(code) * scale);
     }
   CHECK(out == floats(*dequant));
+  CHECK(plain_values(q) == floats(*dequant));
 }
 
 using policy::zero_point;

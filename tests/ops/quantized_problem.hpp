@@ -135,12 +135,18 @@ template <class X> struct rows_of {
 };
 
 struct answer { double value, size; };
-inline answer multiply(const std::vector<double>& x, int i, const reference::quantized_weight& w, int j, const std::vector<int>& places) {
+using weight_column = std::vector<reference::quantized_weight::parts>;      // the weights of one output, by columns of x
+inline weight_column column_of(const reference::quantized_weight& w, int j, const std::vector<int>& places) {
+  weight_column out(std::size_t(w.k));
+  for (int c = 0; c < w.k; ++c) out[c] = w.at(j, c, places[c]);
+  return out;
+}
+inline answer multiply(const std::vector<double>& x, int i, const weight_column& w, int first = 0, int last = -1) {
+  const int k = int(w.size());
   answer a{0, 0};
-  for (int c = 0; c < w.k; ++c) {
-    const auto p = w.at(j, c, places[c]);
-    const double v = x[std::size_t(i) * w.k + c];
-    a.value += v * p.value, a.size += std::abs(v) * p.size;
+  for (int c = first; c < (last < 0 ? k : last); ++c) {
+    const double v = x[std::size_t(i) * k + c];
+    a.value += v * w[c].value, a.size += std::abs(v) * w[c].size;
   }
   return a;
 }
@@ -171,19 +177,20 @@ template <class Tiles, class Context> auto tuned_context(const Context& context)
   else return with_tuning<Tiles>(context);
 }
 
-struct any : gemm::linear_options { static constexpr bool any_width = true; };
-struct any_operand : any { static constexpr auto scale = policy::scale_in::operand; };
-struct any_split : any { static constexpr bool split_k = true; };
+struct unaligned : gemm::linear_options { static constexpr bool any_width = true; };
+struct unaligned_operand : unaligned { static constexpr auto scale = policy::scale_in::operand; };
+struct unaligned_split : unaligned { static constexpr bool split_k = true; };
 
 constexpr unsigned quantized_seed = 20261122;
 
-// One layer, y within its bound and nothing beside it touched. f: of the epilogue, with its slope.
+// One layer, y within its bound and nothing beside it touched. f: of the epilogue, with its slope. Rows from first to m.
 template <class Op, class Format, class X, class Y, class Expected>
-void verify_linear(const array<Y>& y, int m, int n, int ldy, const std::vector<double>& x, const neutral<Format>& w, double a_weight, Expected f, double slope, double function) {
+void verify_linear(const array<Y>& y, int m, int n, int ldy, const std::vector<double>& x, const neutral<Format>& w, double a_weight, Expected f, double slope, double function, int first = 0) {
   const auto places = w.meaning.places();
-  for (int i = 0; i < m; ++i) {
-    for (int j = 0; j < n; ++j) {
-      const answer sum = multiply(x, i, w.meaning, j, places);
+  for (int j = 0; j < n; ++j) {
+    const weight_column weights = column_of(w.meaning, j, places);
+    for (int i = first; i < m; ++i) {
+      const answer sum = multiply(x, i, weights);
       const double want = f(sum.value, i, j), got = value(y[std::size_t(i) * ldy + j]);
       const double bound = slope * ((w.meaning.k + 12) * 0x1p-24 + a_weight) * sum.size + function * (std::abs(want) + sum.size * 0x1p-4) + store_error<Y>(want) + 1e-30;
       if (!(std::abs(got - want) <= bound)) {
@@ -191,16 +198,67 @@ void verify_linear(const array<Y>& y, int m, int n, int ldy, const std::vector<d
         REQUIRE(std::abs(got - want) <= bound);
       }
     }
+  }
+  for (int i = first; i < m; ++i)
     for (int j = n; j < ldy; ++j) {
       unsigned char bytes[sizeof(Y)];
       std::memcpy(bytes, &y[std::size_t(i) * ldy + j], sizeof(Y));
       for (unsigned char b : bytes) REQUIRE(b == 0xA5);
     }
-  }
   REQUIRE(y.guarded());
 }
 
-template <class Format, class Options = any, class X = bf16, class Y = float, class Tiles = one_tile> void weight_only_case(int m, int n, int k, drawing how = {}, int splits = 1) {
+// Groups along k: a matrix for each segment of columns; the bits are the same for every context. ends: where segments end that hold padding.
+// a_weight: relative error of a weight in the operand.
+template <class Op, class Format, class Args>
+void depth_case(Args a, const std::vector<double>& x, const neutral<Format>& w, double a_weight, std::vector<int> bounds, std::vector<int> ends, int m, int n, int k) {
+  const int count = int(bounds.size()) - 1;
+  CAPTURE(quantized_seed, m, n, k, bounds, ends);
+  array<std::int32_t> offsets(bounds.size()), end(std::size_t(count) + 1);
+  for (int e = 0; e <= count; ++e) offsets[e] = bounds[e];
+  for (int e = 0; e < count; ++e) end[e] = ends.empty() ? bounds[e + 1] : ends[e];
+  array<float> y(std::size_t(count) * m * n);
+  std::vector<float> first;
+  for_each_context(quantized_seed, [&](const auto& plain) {
+    const auto context = with_tuning<one_tile>(plain);
+    std::memset(y.data(), 0xA5, y.size() * sizeof(float));
+    a.y = {y.data(), count, m, n, std::int64_t(m) * n, n};
+    a.rows = {offsets.data(), count};
+    a.end = ends.empty() ? nullptr : end.data();
+    run_linear<Op>(context, a);
+    const auto places = w.meaning.places();
+    for (int j = 0; j < n; ++j) {
+      const weight_column weights = column_of(w.meaning, j, places);
+      for (int e = 0; e < count; ++e)
+        for (int i = 0; i < m; ++i) {
+          const answer sum = multiply(x, i, weights, bounds[e], end[e]);
+          const double got = y[(std::size_t(e) * m + i) * n + j], bound = ((k + 24) * 0x1p-24 + a_weight) * sum.size;
+          if (!(std::abs(got - sum.value) <= bound)) {
+            CAPTURE(e, i, j, sum.value, got, bound);
+            REQUIRE(std::abs(got - sum.value) <= bound);
+          }
+        }
+    }
+    REQUIRE(y.guarded());
+    if (first.empty()) first.assign(y.begin(), y.end());
+    REQUIRE(std::memcmp(first.data(), y.data(), first.size() * sizeof(float)) == 0);
+  });
+}
+template <class Format> void depth_of_weights(std::vector<int> bounds, std::vector<int> ends, int m, int n) {
+  using op = gemm::grouped_depth_weight_only<Format, policy::chain<>, bf16, float, unaligned>;
+  const int k = bounds.back();
+  std::mt19937 generator(quantized_seed);
+  std::vector<neutral<Format>> w;
+  w.emplace_back(n, k, generator);
+  packed_stack<Format, bf16> p(w);
+  const rows_of<bf16> x(m, k, generator, true);
+  typename op::args a{};
+  a.x = {x.data.data(), m, k, x.stride};
+  a.w = p.w;
+  depth_case<op>(a, x.real, w[0], weight_error<Format, bf16>(policy::scale_in::accumulator), bounds, ends, m, n, k);
+}
+
+template <class Format, class Options = unaligned, class X = bf16, class Y = float, class Tiles = one_tile> void weight_only_case(int m, int n, int k, drawing how = {}, int splits = 1) {
   using op = gemm::weight_only<Format, policy::chain<>, X, Y, Options>;
   std::mt19937 generator(quantized_seed);
   CAPTURE(quantized_seed, m, n, k, splits);

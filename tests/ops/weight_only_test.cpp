@@ -7,14 +7,14 @@ using namespace test;
 namespace {
 struct split : gemm::linear_options { static constexpr bool split_k = true; };
 struct invariant : gemm::linear_options { static constexpr bool batch_invariant = true; };
-struct few_workers : any { static constexpr bool persistent = true; };
-struct few_workers_split : any_split { static constexpr bool persistent = true; };
+struct few_workers : unaligned { static constexpr bool persistent = true; };
+struct few_workers_split : unaligned_split { static constexpr bool persistent = true; };
 }  // namespace
 
 TEST_CASE("weight_only: ragged shapes", "[ops][gemm][quantized]") {
   using format = policy::int4_affine<128>;
   for (auto [m, n, k] : {std::tuple{0, 9, 40}, {1, 1, 1}, {1, 64, 128}, {2, 65, 129}, {5, 127, 260}, {16, 70, 511}, {17, 33, 384}, {64, 130, 250}, {65, 64, 133}, {130, 72, 300}})
-    weight_only_case<format, any, bf16, float, own_tiles>(m, n, k);
+    weight_only_case<format, unaligned, bf16, float, own_tiles>(m, n, k);
 }
 
 TEST_CASE("weight_only: groups that fit no tile", "[ops][gemm][quantized]") {
@@ -31,7 +31,7 @@ TEST_CASE("weight_only: act-order", "[ops][gemm][quantized]") {
   weight_only_case<policy::int4_affine<128>>(3, 70, 300, {.ordered = true});
   weight_only_case<policy::int4_affine<128>>(70, 70, 300, {.ordered = true});
   weight_only_case<policy::int_affine<3, 50>>(3, 70, 300, {.ordered = true});
-  weight_only_case<policy::int4_affine<32>, any_operand>(3, 70, 100, {.ordered = true});
+  weight_only_case<policy::int4_affine<32>, unaligned_operand>(3, 70, 100, {.ordered = true});
 }
 
 TEST_CASE("weight_only: extreme scales", "[ops][gemm][quantized]") {
@@ -42,16 +42,16 @@ TEST_CASE("weight_only: extreme scales", "[ops][gemm][quantized]") {
 
 TEST_CASE("weight_only: fp16, aligned memory, scales in the operand, narrow results", "[ops][gemm][quantized]") {
   weight_only_case<policy::int4_affine<128>, gemm::linear_options, fp16, fp16>(9, 72, 304);
-  weight_only_case<policy::int4_affine<64>, any_operand, fp16>(9, 70, 300);
-  weight_only_case<policy::bnb_nf4<64>, any_operand>(9, 70, 256);
+  weight_only_case<policy::int4_affine<64>, unaligned_operand, fp16>(9, 70, 300);
+  weight_only_case<policy::bnb_nf4<64>, unaligned_operand>(9, 70, 256);
   weight_only_case<policy::int4_affine<128>, gemm::linear_options, bf16, bf16>(65, 72, 304);
 }
 
 TEST_CASE("weight_only: split K adds its parts in order", "[ops][gemm][quantized][split]") {
-  weight_only_case<policy::int4_affine<128>, any_split>(3, 70, 2000, {}, 3);
-  weight_only_case<policy::q6_k, any_split>(70, 40, 1024, {}, 2);
-  weight_only_case<policy::int_affine<4, 0>, any_split>(3, 20, 700, {}, 9);      // more splits than steps
-  weight_only_case<policy::int_affine<4, 37>, any_split>(3, 20, 700, {}, 4);
+  weight_only_case<policy::int4_affine<128>, unaligned_split>(3, 70, 2000, {}, 3);
+  weight_only_case<policy::q6_k, unaligned_split>(70, 40, 1024, {}, 2);
+  weight_only_case<policy::int_affine<4, 0>, unaligned_split>(3, 20, 700, {}, 9);      // more splits than steps
+  weight_only_case<policy::int_affine<4, 37>, unaligned_split>(3, 20, 700, {}, 4);
 }
 
 // One block after another makes the tiles of a worker; with one thread a single worker makes them all.
@@ -90,14 +90,16 @@ TEST_CASE("weight_only: epilogues and pairs", "[ops][gemm][quantized]") {
       b.x = a.x, b.w = first.w, b.up = second.w, b.y = a.y, b.splits = splits;
       run_linear<pair>(context, b);
       const auto places = gate[0].meaning.places();
-      for (int i = 0; i < m; ++i)
-        for (int j = 0; j < n; ++j) {
-          const answer g = multiply(x.real, i, gate[0].meaning, j, places), u = multiply(x.real, i, up[0].meaning, j, places);
+      for (int j = 0; j < n; ++j) {
+        const weight_column of_gate = column_of(gate[0].meaning, j, places), of_up = column_of(up[0].meaning, j, places);
+        for (int i = 0; i < m; ++i) {
+          const answer g = multiply(x.real, i, of_gate), u = multiply(x.real, i, of_up);
           const double want = silu(g.value) * u.value, unit = (k + 12) * 0x1p-24;
           const double bound = 1.1 * unit * g.size * (std::abs(u.value) + unit * u.size) + (std::abs(silu(g.value)) + 1e-6) * unit * u.size + std::abs(want) * 0x1p-19 + 1e-6;
           CAPTURE(i, j, want, y[std::size_t(i) * n + j]);
           if (!(std::abs(y[std::size_t(i) * n + j] - want) <= bound)) REQUIRE(std::abs(y[std::size_t(i) * n + j] - want) <= bound);
         }
+      }
     }
   });
 }
@@ -105,7 +107,7 @@ TEST_CASE("weight_only: epilogues and pairs", "[ops][gemm][quantized]") {
 // A row that holds a NaN or an infinity has no finite result where it meets a weight that is not zero; the other rows' bits are as without it.
 TEST_CASE("weight_only: what is not finite stays in its row", "[ops][gemm][quantized]") {
   const auto with = [&]<class Format>(std::type_identity<Format>) {
-    using op = gemm::weight_only<Format, policy::chain<>, bf16, float, any>;
+    using op = gemm::weight_only<Format, policy::chain<>, bf16, float, unaligned>;
     std::mt19937 generator(quantized_seed);
     CAPTURE(quantized_seed);
     const int m = 19, n = 40, k = 300;

@@ -119,10 +119,13 @@ TEST_CASE("allocators conserve the total and follow their papers", "[policy][cac
         REQUIRE(d.sum() == total);
         if (base > 0)
           for (const int b : d.out) REQUIRE(b >= 1);
-        const double before = policy::information_density::density(d.d, 0);
+        const double before = policy::information_density{}.density(d.d, 0);
         for (float& s : d.scores) s += 3;
         REQUIRE((before >= 0 && before <= 1));
-        REQUIRE(policy::information_density::density(d.d, 0) == Approx(before).margin(1e-5));
+        REQUIRE(policy::information_density{}.density(d.d, 0) == Approx(before).margin(1e-5));
+        const double scaled = policy::information_density{.scale = 0.125f}.density(d.d, 0);
+        for (float& s : d.scores) s *= 0.125f;
+        REQUIRE(policy::information_density{}.density(d.d, 0) == Approx(scaled).margin(1e-5));
 
         for (const double floor : {0.0, 0.2, 1.0}) {
           std::fill(d.won.begin(), d.won.end(), 0);
@@ -158,6 +161,7 @@ TEST_CASE("allocators conserve the total and follow their papers", "[policy][cac
 TEST_CASE("allocators refuse numbers that mean nothing", "[policy][cache]") {
   REQUIRE(policy::pyramid{.beta = 0}.check().code == errc::bad_value);
   REQUIRE(policy::variance_softmax{.exempt_first = -1}.check().code == errc::bad_value);
+  REQUIRE(policy::information_density{.scale = 0}.check().code == errc::bad_value);
   REQUIRE(policy::head_adaptive<>{.floor = 1.5}.check().code == errc::bad_value);
   REQUIRE(policy::head_adaptive<policy::pyramid>{.layers = {.beta = 0}}.check().code == errc::bad_value);
 }

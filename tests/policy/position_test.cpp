@@ -388,6 +388,21 @@ TEMPLATE_TEST_CASE("a key in memory plus its correction is the key of the score"
   }
 }
 
+TEST_CASE("grouped_positions: distances in groups, and beyond the window those after it", "[policy][position][phase]") {
+  static_assert(explain_position_policy<grouped_positions>());
+  for (const int group : {1, 4})
+    for (const int window : {0, 8}) {
+      const grouped_positions p{group, window - window / group};
+      for (int query = window; query < 60; ++query)
+        for (int key = 0; key + window <= query; ++key) {
+          const int distance = p.query_phase(query, -1) - p.key_phase(key, -1);
+          REQUIRE(std::abs(distance * group - (query - key) - window * (group - 1)) < group + window % group * group);
+          REQUIRE(distance >= window);                       // nearer ones are those of the window
+          REQUIRE((p.stored_phase(key, -1) == 0 && key_correction(p, key, -1) == key / group));
+        }
+    }
+}
+
 TEST_CASE("block_relative gives one segment to readers at any place", "[policy][position][phase]") {
   static_assert(explain_position_policy<block_relative>());
   for (int origin = 0; origin < 50; origin += 7)

@@ -32,6 +32,7 @@ template <class T, movement Movement> void moves() {
   std::mt19937 g(seed);
   for (const auto& [from_rows, to_rows, cols, pad] : {std::tuple{1, 1, 1, 0}, {7, 5, 3, 2}, {64, 64, 16, 0}, {300, 200, 33, 1}, {50, 90, 1000, 24}, {5, 0, 8, 0}, {9, 9, 0, 0}, {0, 6, 4, 0}}) {
     CAPTURE(seed, from_rows, to_rows, cols, pad, int(Movement));
+    if (Movement == movement::copy && from_rows != to_rows) continue;
     const int stride = cols + pad, entries = Movement == movement::gather ? to_rows : from_rows, limit = Movement == movement::gather ? from_rows : to_rows;
     test::array<T> from(std::size_t(from_rows) * stride, pad % 3), to(std::size_t(to_rows) * stride, pad % 2);
     for (std::size_t i = 0; i < from.size() * sizeof(T); ++i) reinterpret_cast<unsigned char*>(from.data())[i] = (unsigned char)(g());
@@ -43,7 +44,7 @@ template <class T, movement Movement> void moves() {
       index[std::size_t(i)] = limit == 0 || g() % 5 == 0 ? -1 - std::int32_t(g() % 3) : Movement == movement::gather ? std::int32_t(g() % unsigned(limit)) : i < limit ? targets[std::size_t(i)] : -1;
     std::vector<unsigned char> want(to.size() * sizeof(T), 0x5A);
     for (int i = 0; i < entries; ++i) {
-      const int named = index[std::size_t(i)];
+      const int named = Movement == movement::copy ? i : index[std::size_t(i)];
       if (named < 0) continue;
       const std::size_t source = std::size_t(Movement == movement::gather ? named : i) * stride, target = std::size_t(Movement == movement::gather ? i : named) * stride;
       for (std::size_t b = 0; b < cols * sizeof(T); ++b) want[target * sizeof(T) + b] = reinterpret_cast<const unsigned char*>(from.data() + source)[b];
@@ -53,7 +54,7 @@ template <class T, movement Movement> void moves() {
       typename op::args x;
       x.from = {from.data(), from_rows, cols, stride};
       x.to = {to.data(), to_rows, cols, stride};
-      x.index = index.data();
+      x.index = Movement == movement::copy ? nullptr : index.data();
       run<op>(context, x);
       REQUIRE((want.empty() || std::memcmp(want.data(), to.data(), want.size()) == 0));
       REQUIRE(to.guarded());
@@ -67,6 +68,7 @@ template <class T, movement Movement> void moves() {
 TEMPLATE_TEST_CASE("permute moves rows of any element", "[prim][permute]", unsigned char, std::int16_t, float, double, three_bytes, wide) {
   moves<TestType, movement::gather>();
   moves<TestType, movement::scatter>();
+  moves<TestType, movement::copy>();
 }
 
 TEST_CASE("permute refuses what it cannot do", "[prim][permute]") {
@@ -97,6 +99,12 @@ TEST_CASE("permute refuses what it cannot do", "[prim][permute]") {
   refused([](op::args& x) { x.to.data = from_memory + 39; }, errc::aliased, "to must not overlap from");
   refused([](op::args& x) { x.index = reinterpret_cast<std::int32_t*>(x.to.data); }, errc::aliased, "to must not overlap index");
   refused([](op::args& x) { x.to.data = reinterpret_cast<float*>(reinterpret_cast<char*>(x.to.data) + 1); }, errc::misaligned, "to must begin on a multiple of the element's alignment");
+  using copies = prim::permute<float, movement::copy>;
+  copies::args rows;
+  rows.from = good.from, rows.to = {to.data(), 4, 10, 10};
+  CHECK(copies::check(context, rows).code == errc::ok);
+  rows.to.rows = 5;
+  CHECK(std::string(copies::check(context, rows).what) == "a copy needs as many rows of to as of from");
 #if !defined(__CUDACC__)
   index[4] = 4;
   CHECK(op::check(context, good).code == errc::bad_value);

@@ -1,6 +1,6 @@
 // Verb conformance, split: an operand of floats as two of tf32, on either side of a product with the unit matrix, which
-// gives the parts back to the bit; and a left operand that is loaded transposed. unpack_rows and unpack_columns: rows of codes with
-// scales as operands, through the same product.
+// gives the parts back to the bit; and a left operand that is loaded transposed. part_columns and join_columns: columns in two and
+// in one again. unpack_rows and unpack_columns: rows of codes with scales as operands, through the same product.
 #include "conformance.hpp"
 #include <smalti/policy/codecs/integer.hpp>
 
@@ -147,7 +147,67 @@ template <class T, int Bits, int Share, bool Affine> void codes_in_rows(record& 
   r.keep(name, rows);
 }
 
+// x and y = the columns of a left operand in two; rows = I joined and joined I: the operand again, on either side.
+template <class T, class Way> struct columns_in_two {
+  static constexpr int N = 32, D = 64;
+  struct arguments {
+    view<const T> from, unit;
+    view<float> first, second, rows, turned;
+  } x;
+  static constexpr grid blocks(const arguments&) { return {}; }
+  template <class Block> SMALTI_HD void operator()(Block& block) const {
+    left<Block, T, N, D> keys, joined;
+    tile<Block, float, N, D / 2> one, two;
+    block.load(keys, x.from, 0, 0);
+    block.part_columns(one, two, keys, Way{});
+    block.store(x.first, 0, 0, one);
+    block.store(x.second, 0, 0, two);
+    block.join_columns(joined, one, two, Way{});
+    right<Block, T, D, D> unit;
+    block.load(unit, x.unit, 0, 0);
+    tile<Block, float, N, D> rows;
+    block.multiply(rows, joined, unit);
+    block.store(x.rows, 0, 0, rows);
+    right<Block, T, D, N> columns;
+    block.join_columns(columns, one, two, Way{});
+    left<Block, T, D, D> left_unit;
+    block.load(left_unit, x.unit, 0, 0);
+    tile<Block, float, D, N> turned;
+    block.multiply(turned, left_unit, columns);
+    block.store(x.turned, 0, 0, turned);
+  }
+};
+template <class T, class Way> void part_and_join(record& r, const std::string& name) {
+  using agent = columns_in_two<T, Way>;
+  constexpr int n = agent::N, d = agent::D, there = n - 5;        // rows past the end are zero
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  test::array<T> from(there * d), unit(d * d);
+  test::array<float> x(n * d / 2), y(n * d / 2), rows(n * d), turned(n * d);
+  for (T& v : from) v = narrow<T>(normal(generator));
+  for (int i = 0; i < d * d; ++i) unit[i] = narrow<T>(i / d == i % d ? 1.0f : 0.0f);
+  run(agent{{{from.data(), there, d, d}, {unit.data(), d, d, d}, {x.data(), n, d / 2, d / 2}, {y.data(), n, d / 2, d / 2}, {rows.data(), n, d, d}, {turned.data(), d, n, n}}});
+  for (int i = 0; i < n; ++i)
+    for (int c = 0; c < d; ++c) {
+      constexpr bool pairs = std::is_same_v<Way, column_pairs>;
+      const float want = i < there ? to_float(from[i * d + c]) : 0.0f, part = pairs ? (c % 2 ? y : x)[i * d / 2 + c / 2] : (c < d / 2 ? x : y)[i * d / 2 + c % (d / 2)];
+      CAPTURE(name, i, c);
+      REQUIRE(part == want);
+      REQUIRE(rows[i * d + c] == want);
+      REQUIRE(turned[c * n + i] == want);
+    }
+  r.keep(name, rows);
+}
+
 }  // namespace
+
+TEST_CASE("columns of an operand are parted and joined", "[tile][conformance]") {
+  record r("verb_columns.bin");
+  part_and_join<bf16, column_halves>(r, "bf16, halves");
+  part_and_join<bf16, column_pairs>(r, "bf16, pairs");
+  part_and_join<fp16, column_halves>(r, "fp16, halves");
+  part_and_join<fp16, column_pairs>(r, "fp16, pairs");
+}
 
 TEST_CASE("rows of codes become operands", "[tile][conformance]") {
   record r("verb_rows.bin");

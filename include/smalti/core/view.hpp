@@ -68,8 +68,12 @@ SMALTI_HD constexpr view<T, Step> band(const view<T, Step>& v, int first, int co
   return {v.data + static_cast<long long>(first) * v.stride, left < count ? left : count, v.cols, v.stride};
 }
 
-//! The same matrix, to be read.
+//! The same matrix, to be read; reading<1>(v): without the promise, for those who ask for none.
 template <class T, int Step> SMALTI_HD constexpr view<const T, Step> reading(const view<T, Step>& v) { return {v.data, v.rows, v.cols, v.stride}; }
+template <int Promised, class T, int Step> SMALTI_HD constexpr view<const T, Promised> reading(const view<T, Step>& v) {
+  static_assert(Step % Promised == 0, "smalti: reading<n>(v) may promise less than v, not more: check the address and strides and make the view by hand");
+  return {v.data, v.rows, v.cols, v.stride};
+}
 
 SMALTI_HD constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 SMALTI_HD constexpr long long ceil_div(long long a, long long b) { return (a + b - 1) / b; }

@@ -18,7 +18,7 @@ namespace smalti::inline SMALTI_CODE::cache {
 //! (policy::padded_lists<Page, 1>), or what cache::tiered fetches.
 //!     probe = sum_i softmax_i(a_i / temperature) q_i,    a_i = sum_c (q_ic - mean_c)^2 / (var_c + 1e-6)
 //!     score of a page = max over the heads of a group of probe . mean key of the page
-//!     density of a layer = 1 - H(softmax of its scores) / log(pages);  pages of a layer in proportion to 1 - density, whole numbers of a fixed sum
+//!     density of a layer = 1 - H(softmax of its scores / sqrt(D)) / log(pages);  pages of a layer in proportion to 1 - density, whole numbers of a fixed sum
 //!
 //! @tparam T     bf16 or fp16; @tparam Page tokens of a page, a multiple of 16
 //! @post  run_to_run; a sequence's bits do not depend on the others
@@ -68,11 +68,11 @@ struct actqkv {
       const plan p = lay_out(base, x, memory.data);
       const float factor = 1 / x.temperature;
       const int heads = x.q.heads;
-      const view<const T> mean{x.means.data, x.means.rows, x.means.cols, x.means.stride};
+      const auto mean = reading(x.means);
       return first_of([&] { return launch<moments_kernel>(base, {x.q, p.means, p.inverse}); },
-                      [&] { return launch<deviation_kernel>(base, {x.q, constant(p.means), constant(p.inverse), factor, p.deviations}); },
-                      [&] { return launch<lse_kernel>(base, {constant(p.deviations), p.lse}); },
-                      [&] { return launch<probe_kernel>(base, {x.q, constant(p.deviations), p.lse, p.probe}); },
+                      [&] { return launch<deviation_kernel>(base, {x.q, reading(p.means), reading(p.inverse), factor, p.deviations}); },
+                      [&] { return launch<lse_kernel>(base, {reading(p.deviations), p.lse}); },
+                      [&] { return launch<probe_kernel>(base, {x.q, reading(p.deviations), p.lse, p.probe}); },
                       [&] { return launch<lengths_kernel>(base, {x.kv, x.pages}); },
                       [&] {
                         // What a query reaches within bounds that are one point is its product with that point.
@@ -88,7 +88,7 @@ struct actqkv {
     if (layers < 1 || rows < 1 || base < 1) return {errc::bad_shape, "budgets: layers, rows and base must be positive", base, 1};
     if (scores == nullptr || pages == nullptr || out == nullptr || scratch_weights == nullptr || scratch == nullptr) return {errc::null_pointer, "budgets: scores, pages, out and both scratches (2 layers rows doubles, 2 layers + layers rows ints) must not be null"};
     int* per_track = scratch + 2 * layers;
-    policy::information_density{}.budgets({.layers = layers, .heads = rows, .base = base, .candidates = pages, .lengths = pages, .scores = scores, .score_stride = row_stride, .won = nullptr, .weights = scratch_weights, .caps = scratch}, per_track);
+    policy::information_density{.scale = 1 / __builtin_sqrtf(float(D))}.budgets({.layers = layers, .heads = rows, .base = base, .candidates = pages, .lengths = pages, .scores = scores, .score_stride = row_stride, .won = nullptr, .weights = scratch_weights, .caps = scratch}, per_track);
     for (int l = 0; l < layers; ++l) {
       out[l] = 0;
       for (int r = 0; r < rows; ++r) out[l] = per_track[l * rows + r] > out[l] ? per_track[l * rows + r] : out[l];
@@ -104,7 +104,7 @@ struct actqkv {
       const plan p = lay_out(base, x, memory.data);
       view<float, 1> all = p.all;
       return first_of([&] { return launch<protect_kernel>(base, {{x.scores.data, all.rows, all.cols, x.scores.stride}, x.pages, x.sinks, all}); },
-                      [&] { return best::run(base, {.rows = constant(all), .k = x.k, .indices = {x.blocks.data, all.rows, x.k, x.blocks.stride}, .arranged = prim::arrangement::by_index}, p.rest); },
+                      [&] { return best::run(base, {.rows = reading(all), .k = x.k, .indices = {x.blocks.data, all.rows, x.k, x.blocks.stride}, .arranged = prim::arrangement::by_index}, p.rest); },
                       [&] { return launch<list_kernel>(base, {.kv = x.kv, .lists = x.kv.k.heads, .heads_per_list = 1, .heads_per_kv = 1, .blocks = {x.blocks.data, x.blocks.rows, x.k, x.blocks.stride}}); });
     } else {
       return {};
@@ -113,8 +113,8 @@ struct actqkv {
 
   // ---- what a launch names
   struct means_kernel {
-    using arguments = attention::page_means_arguments<T, Page>;
-    template <target> using agent = attention::page_means_agent<16, 64, T, Page>;
+    using arguments = attention::page_summary_arguments<T, Page, attention::page_mean>;
+    template <target> using agent = attention::page_summary_agent<16, 64, T, Page, attention::page_mean>;
   };
   struct moments_kernel {
     using arguments = attention::window_moments_arguments<T>;
@@ -152,7 +152,6 @@ struct actqkv {
 
 private:
   using best = prim::select_k<float>;
-  template <class E> static constexpr view<const E, 1> constant(const view<E, 1>& v) { return {v.data, v.rows, v.cols, v.stride}; }
   struct plan {
     view<float, 1> means, inverse, deviations, all;
     view<T> probe;
@@ -169,7 +168,7 @@ private:
     p.means = floats(lists, D), p.inverse = floats(lists, D), p.deviations = floats(lists, rows), p.all = floats(tracks, pages_of(x));
     p.probe = {carve.take<T>(std::size_t(lists > 0 ? lists : 0) * D), lists, D, D};
     p.lse = carve.take<float>(std::size_t(lists > 0 ? lists : 0));
-    const std::size_t rest = x.k > 0 ? best::workspace_bytes(context, {.rows = constant(p.all), .k = x.k, .indices = {nullptr, tracks, x.k, x.k}, .arranged = prim::arrangement::by_index}) : 0;
+    const std::size_t rest = x.k > 0 ? best::workspace_bytes(context, {.rows = reading(p.all), .k = x.k, .indices = {nullptr, tracks, x.k, x.k}, .arranged = prim::arrangement::by_index}) : 0;
     p.rest = {carve.take<std::byte>(rest), rest};
     p.bytes = carve.used;
     return p;

@@ -67,13 +67,13 @@ template <class X, class Activation = policy::silu, class Y = X> struct adapted_
       auto s = place(typename std::remove_cvref_t<decltype(shrink)>::args{});
       s.a = from, s.b = u.a, s.c = values, s.weight = x.pair;
       auto e = place(typename expand::args{});
-      e.a = detail::read_only(values), e.b = u.b, e.c = to, e.weight = x.pair;
+      e.a = reading(values), e.b = u.b, e.c = to, e.weight = x.pair;
       return first_of([&] { return step(base, b); }, [&] { return u.a.most > 0 ? step(shrink, s) : status{}; }, [&] { return u.a.most > 0 ? step(expand{}, e) : status{}; });
     };
     return first_of([&] { return project(in_op{}, shrink_in{}, x.x, x.gate, x.gate_update, gate); },
-                    [&] { return project(in_op{}, shrink_in{}, x.x, x.up, x.up_update, up); }, [&] { return step(gate_op{}, typename gate_op::args{detail::read_only(gate), detail::read_only(up), hidden, x.activation}); },
-                    [&] { return project(out_op{}, shrink_out{}, detail::read_only(hidden), x.down, x.down_update, made); },
-                    [&] { return step(combine_op{}, typename combine_op::args{.x = detail::read_only(made), .index = x.index, .y = x.y}); });
+                    [&] { return project(in_op{}, shrink_in{}, x.x, x.up, x.up_update, up); }, [&] { return step(gate_op{}, typename gate_op::args{reading(gate), reading(up), hidden, x.activation}); },
+                    [&] { return project(out_op{}, shrink_out{}, reading(hidden), x.down, x.down_update, made); },
+                    [&] { return step(combine_op{}, typename combine_op::args{.x = reading(made), .index = x.index, .y = x.y}); });
   }
 };
 

@@ -68,17 +68,17 @@ template <class X, class Activation = policy::silu, class Y = X> struct flex_mor
       s.a = from, s.b = u.a, s.c = p.values, s.rows = x.index.rows, s.end = x.index.end;
       if constexpr (requires { s.source.data; }) s.source = {x.index.token_of_row, rows, 1, 1};
       typename std::remove_cvref_t<decltype(expand)>::args e{};
-      e.a = detail::read_only(p.values), e.b = u.b, e.c = to, e.rows = x.index.rows, e.end = x.index.end;
+      e.a = reading(p.values), e.b = u.b, e.c = to, e.rows = x.index.rows, e.end = x.index.end;
       return first_of([&] { return step(shrink, s); }, [&] { return step(expand, e); });
     };
     const auto project = [&](const view<const X>& w, const pages& u, const view<float>& to) {
-      return first_of([&] { return shared(x.x, w, p.shared); }, [&] { return step(spread_op{}, typename spread_op::args{detail::read_only(p.shared), x.index, to}); }, [&] { return update(shrink_in{}, expand_in{}, x.x, u, to); });
+      return first_of([&] { return shared(x.x, w, p.shared); }, [&] { return step(spread_op{}, typename spread_op::args{reading(p.shared), x.index, to}); }, [&] { return update(shrink_in{}, expand_in{}, x.x, u, to); });
     };
     return first_of([&] { return project(x.gate, x.gate_update, p.gate); }, [&] { return project(x.up, x.up_update, p.up); },
-                    [&] { return step(gate_op{}, typename gate_op::args{detail::read_only(p.gate), detail::read_only(p.up), p.hidden, x.activation}); },
-                    [&] { return step(gather_op{}, typename gather_op::args{.x = detail::read_only(p.hidden), .index = x.index, .y = p.sum}); }, [&] { return shared(detail::read_only(p.sum), x.down, p.base); },
-                    [&] { return update(shrink_out{}, expand_out{}, detail::read_only(p.hidden), x.down_update, p.made); },
-                    [&] { return step(combine_op{}, typename combine_op::args{.x = detail::read_only(p.made), .index = x.index, .y = x.y, .same = detail::read_only(p.base)}); });
+                    [&] { return step(gate_op{}, typename gate_op::args{reading(p.gate), reading(p.up), p.hidden, x.activation}); },
+                    [&] { return step(gather_op{}, typename gather_op::args{.x = reading(p.hidden), .index = x.index, .y = p.sum}); }, [&] { return shared(reading(p.sum), x.down, p.base); },
+                    [&] { return update(shrink_out{}, expand_out{}, reading(p.hidden), x.down_update, p.made); },
+                    [&] { return step(combine_op{}, typename combine_op::args{.x = reading(p.made), .index = x.index, .y = x.y, .same = reading(p.base)}); });
   }
 };
 

@@ -22,6 +22,7 @@ namespace smalti::inline SMALTI_CODE::lora {
 struct options {
   static constexpr bool batch_invariant = false;     //!< a row's bits do not depend on the other rows of the batch
   static constexpr bool accumulates = false;         //!< sgmv_backward adds to da and db: a sequence's windows, one after another
+  static constexpr int shard_width = 0;              //!< of paged_rows in shards: the same of gemm::grouped_options
   using offset = std::int32_t;                       //!< of the segments
 };
 
@@ -37,13 +38,13 @@ namespace detail {
 template <class Options, gemm::b_order B, bool Adds> struct form : gemm::grouped_options {
   static constexpr gemm::b_order b = B;
   static constexpr bool named = true, adds = Adds, batch_invariant = Options::batch_invariant;
+  static constexpr int shard_width = Options::shard_width;
   using offset = typename Options::offset;
 };
 template <class Offset, bool Adds> struct along : gemm::depth_options {
   static constexpr bool adds = Adds;
   using offset = Offset;
 };
-template <class T, int Step> constexpr view<const T, Step> read_only(const view<T, Step>& v) { return {v.data, v.rows, v.cols, v.stride}; }
 template <bool Host, class Offset> status check_all_rows(const segments<Offset>& s, int rows) {
   if constexpr (Host)
     if (s.count > 0 && s.offsets != nullptr && s.total() != rows) return {errc::bad_shape, "segments: their lengths must sum to the rows: are they those of another batch?", std::int64_t(s.total()), rows};
@@ -91,7 +92,7 @@ template <class X, class T = X, class Y = X, class Options = options> struct sgm
     typename shrink::args in{};
     in.a = x.x, in.b = x.weights.a, in.c = values, in.rows = x.rows, in.weight = x.adapter;
     typename expand::args out{};
-    out.a = detail::read_only(values), out.b = x.weights.b, out.c = x.y, out.rows = x.rows, out.weight = x.adapter;
+    out.a = reading(values), out.b = x.weights.b, out.c = x.y, out.rows = x.rows, out.weight = x.adapter;
     return first_of([&] { return step(shrink{}, in); }, [&] { return step(expand{}, out); });
   }
 };
@@ -163,9 +164,13 @@ template <class Base, class X, class T = X, class Y = X, class Options = options
 template <class X = bf16, class Y = X, class Options = options> using qlora = adapted<gemm::weight_only<policy::bnb_nf4<64>, policy::chain<>, X, Y>, X, X, Y, Options>;
 
 //! sgmv whose rank rows are several lines, shards of pools that rows share: give paged_rows shards above 1, and lists of their own
-//! for a and b. A gradient of a shard is the sum of those of the rows it stands in.
+//! for a and b. Shards have a width of 64 or a multiple (Options::shard_width). sgmv_backward with the same options gives da and db by rows;
+//! a shard's gradient is the sum of those of the places it stands in (moe::combine over an index of places by lines).
 //! Source: Wang et al. 2024, MoS, arXiv:2410.00938.
-template <class X, class T = X, class Y = X, class Options = options> using mos = sgmv<X, T, Y, Options>;
+struct shard_options : options {
+  static constexpr int shard_width = 64;
+};
+template <class X, class T = X, class Y = X, class Options = shard_options> using mos = sgmv<X, T, Y, Options>;
 
 //! Adapters of tasks, mixed of skills: mix_agent has the formula. Call it for A and for B, and give what it made to sgmv: mixing parameters
 //! is not mixing results, since (sum a_i A_i)(sum a_j B_j) has cross terms. One head is Poly; more are MHR, each head having
@@ -250,7 +255,7 @@ template <class X, class T = X, class DX = X, class Options = options> struct sg
     };
     const auto gradient = [&](const view<float>& values, const view<const X>& of, const stack<float>& to) {
       typename along::args s{};
-      s.a = detail::read_only(values), s.b = of, s.c = to, s.rows = x.rows, s.end = carve.base != nullptr ? ends : nullptr;      // written when they are read
+      s.a = reading(values), s.b = of, s.c = to, s.rows = x.rows, s.end = carve.base != nullptr ? ends : nullptr;      // written when they are read
       return step(along{}, s);
     };
     return first_of([&] { return step(flow::cleared{}, flow::cleared::args{v.data, elements * sizeof(float)}); },      // columns past a rank count as zeros
@@ -259,7 +264,7 @@ template <class X, class T = X, class DX = X, class Options = options> struct sg
                     [&] { return gradient(w, x.x, x.da); }, [&] { return gradient(v, x.dy, x.db); },
                     [&] {
                       typename expand::args s{};
-                      s.a = detail::read_only(w), s.b = a, s.c = x.dx, s.rows = x.rows, s.weight = x.adapter;
+                      s.a = reading(w), s.b = a, s.c = x.dx, s.rows = x.rows, s.weight = x.adapter;
                       return step(expand{}, s);
                     });
   }

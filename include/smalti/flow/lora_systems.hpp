@@ -131,7 +131,7 @@ template <class X, class Y = X> struct we_lore : flow::in_steps<we_lore<X, Y>> {
     typename in_op::args in{};
     in.a = x.x, in.b = x.a, in.c = v;
     typename out_op::args out{};
-    out.a = detail::read_only(v), out.b = x.b, out.c = x.y;
+    out.a = reading(v), out.b = x.b, out.c = x.y;
     return first_of([&] { return step(in_op{}, in); }, [&] { return step(out_op{}, out); });
   }
 };

@@ -30,7 +30,6 @@ namespace detail {
 template <class T> view<T> carved(carver& c, int rows, int cols) {
   return {c.place<T>(std::size_t(rows) * cols), rows, cols, cols};
 }
-template <class T, int Step> constexpr view<const T, Step> read_only(const view<T, Step>& v) { return {v.data, v.rows, v.cols, v.stride}; }
 template <bool Gathers, bool Invariant, gemm::b_order B = gemm::b_order::n_by_k, bool Adds = false> struct grouped_form : gemm::grouped_options {
   static constexpr bool gathers = Gathers, batch_invariant = Invariant, adds = Adds;
   static constexpr gemm::b_order b = B;
@@ -79,8 +78,8 @@ template <class Format, class X = bf16, class Tokens = policy::int8_tokens<Forma
   static int count(const weight& w) { return w.experts; }
   //! The quantized rows stand behind the product's own arguments: scales and sums as the quantizer wrote them.
   template <class Args, class V, class Out> static void set(Args& a, const V& q, const weight& w, const Out& y) {
-    a.x = detail::read_only(q.codes), a.x_scales = detail::read_only(q.scales), a.w = w, a.y = y;
-    if constexpr (sums) a.x_sums = detail::read_only(q.sums);
+    a.x = reading(q.codes), a.x_scales = reading(q.scales), a.w = w, a.y = y;
+    if constexpr (sums) a.x_sums = reading(q.sums);
   }
 };
 
@@ -137,7 +136,7 @@ template <class Experts, class Activation = policy::silu, class Y = typename Exp
     const auto quantize_rows = [&]([[maybe_unused]] const view<X>& v) -> status {
       if constexpr (quantizes) {
         const codes to = codes_of(p, v.rows, v.cols);
-        return step(typename Experts::quantizer{}, typename Experts::quantizer::args{.x = detail::read_only(v), .codes = to.codes, .scales = to.scales, .sums = to.sums});
+        return step(typename Experts::quantizer{}, typename Experts::quantizer::args{.x = reading(v), .codes = to.codes, .scales = to.scales, .sums = to.sums});
       } else {
         return {};
       }
@@ -197,7 +196,7 @@ private:
   }
   static typename first_op::args first(const args& x, const plan& p) {
     typename first_op::args a{};
-    Experts::set(a, rows_for(copies ? detail::read_only(p.copied) : x.x, p), x.gate, p.hidden);
+    Experts::set(a, rows_for(copies ? reading(p.copied) : x.x, p), x.gate, p.hidden);
     a.up = x.up;
     a.rows = x.index.rows;
     a.end = x.index.end;
@@ -206,11 +205,11 @@ private:
     return a;
   }
   static typename combine_op::args last(const args& x, const plan& p) {
-    return {.x = detail::read_only(p.made), .index = x.index, .y = x.y, .same = x.share != nullptr ? x.x : view<const X>{}, .share = x.share, .constants = x.constants, .ids = x.ids, .first_constant = x.first_constant};
+    return {.x = reading(p.made), .index = x.index, .y = x.y, .same = x.share != nullptr ? x.x : view<const X>{}, .share = x.share, .constants = x.constants, .ids = x.ids, .first_constant = x.first_constant};
   }
   static typename second_op::args second(const args& x, const plan& p) {
     typename second_op::args a{};
-    Experts::set(a, rows_for(detail::read_only(p.hidden), p), x.down, p.made);
+    Experts::set(a, rows_for(reading(p.hidden), p), x.down, p.made);
     a.rows = x.index.rows;
     a.end = x.index.end;
     return a;
@@ -255,7 +254,7 @@ template <class X, class Activation = policy::silu, class Y = X, class T = X> st
     typename gate_op::args gate{};
     gate.a = x.x, gate.b = x.gate, gate.c = hidden, gate.epilogue = {x.activation, {{x.table, x.id, x.x.rows}, {}}};
     typename down_op::args down{};
-    down.a = detail::read_only(hidden), down.b = x.down, down.c = x.y;
+    down.a = reading(hidden), down.b = x.down, down.c = x.y;
     return first_of([&] { return step(gate_op{}, gate); }, [&] { return step(down_op{}, down); });
   }
 };
@@ -264,8 +263,8 @@ template <class X, class Activation = policy::silu, class Y = X, class T = X> st
 //!     d_out = dy by rows,  dh = d_out down,  (d_gate, d_up, w h, d_weight) = gated_gradient
 //!     d_down_e = d_out' (w h),  d_gate_e = d_gate' x,  d_up_e = d_up' x      over the rows of e: zeros where there are none
 //!     dx = sum over choices of d_gate gate + d_up up
-//! Packed experts are frozen: dx and d_weight pass through them (flow::through_packed). Of share: add share[t] dy[t] to dx yourself, and
-//! <dy[t], x[t]> is its gradient; a constant expert's is the sum of w dy over its slots.
+//! Packed experts are frozen: dx and d_weight pass through them (flow::through_packed). With share, identity experts add share[t] dy[t] to dx;
+//! the gradient of share[t] itself is <dy[t], x[t]>, a constant expert's the sum of w dy over its slots.
 //! @tparam Experts  dense_experts<X> or quantized_experts<Format, X>, X: bf16, fp16 or (dense) float; the rounding of integer_experts has no
 //!                  gradient: take quantized_experts. DX, DW: of the gradients
 //! @note  cost: dense 16 S H I operations, four of them for what is computed again; packed 10 S H I and 2 H I (2 H + I) for each expert, which decode
@@ -296,6 +295,7 @@ struct scatter_moe_backward : flow::in_steps<scatter_moe_backward<Experts, Activ
     gemm::optional_member<trains, stack<DW>, 6> d_up = {};
     gemm::optional_member<trains, stack<DW>, 7> d_down = {};
     float* d_weight = nullptr;                   //!< [tokens x choices]
+    const float* share = nullptr;                //!< null, or [tokens]: as forward
     Activation activation = {};
   };
   template <class Context> static status refuse(const Context&, const args& x) {
@@ -322,7 +322,7 @@ struct scatter_moe_backward : flow::in_steps<scatter_moe_backward<Experts, Activ
     };
     const auto through = [&](const auto& op, const view<X>& from, const weight& w, const view<float>& to) {
       typename std::remove_cvref_t<decltype(op)>::args a{};
-      Experts::set_through(a, detail::read_only(from), w, to);
+      Experts::set_through(a, reading(from), w, to);
       a.rows = x.index.rows, a.end = x.index.end;
       return step(op, a);
     };
@@ -331,25 +331,25 @@ struct scatter_moe_backward : flow::in_steps<scatter_moe_backward<Experts, Activ
     return first_of([&] { return project(x.gate, p.gate); }, [&] { return project(x.up, p.up); },
                     [&] { return step(dispatch_op{}, typename dispatch_op::args{x.dy, x.index, p.d_out}); }, [&] { return through(through_op{}, p.d_out, x.down, p.dh); },
                     [&] {
-                      return step(gradient_op{}, typename gradient_op::args{.gate = detail::read_only(p.gate), .up = detail::read_only(p.up), .dh = detail::read_only(p.dh), .index = x.index, .d_gate = p.gate, .d_up = p.up,
+                      return step(gradient_op{}, typename gradient_op::args{.gate = reading(p.gate), .up = reading(p.up), .dh = reading(p.dh), .index = x.index, .d_gate = p.gate, .d_up = p.up,
                                                                               .hidden = p.hidden, .d_weight = x.d_weight, .activation = x.activation});
                     },
                     [&]() -> status {
                       if constexpr (trains) {
                         const auto along = [&](const view<X>& from, const stack<DW>& to) {
                           typename in_op::args a{};
-                          a.a = detail::read_only(from), a.b = x.x, a.c = to, a.rows = x.index.rows, a.end = x.index.end, a.source = source;
+                          a.a = reading(from), a.b = x.x, a.c = to, a.rows = x.index.rows, a.end = x.index.end, a.source = source;
                           return step(in_op{}, a);
                         };
                         typename down_op::args a{};
-                        a.a = detail::read_only(p.d_out), a.b = detail::read_only(p.hidden), a.c = x.d_down, a.rows = x.index.rows, a.end = x.index.end;
+                        a.a = reading(p.d_out), a.b = reading(p.hidden), a.c = x.d_down, a.rows = x.index.rows, a.end = x.index.end;
                         return first_of([&] { return step(down_op{}, a); }, [&] { return along(p.gate, x.d_gate); }, [&] { return along(p.up, x.d_up); });
                       } else {
                         return {};
                       }
                     },
                     [&] { return through(through_op{}, p.gate, x.gate, p.dx); }, [&] { return through(adding_op{}, p.up, x.up, p.dx); },
-                    [&] { return step(combine_op{}, typename combine_op::args{.x = detail::read_only(p.dx), .index = plain, .y = x.dx}); });
+                    [&] { return step(combine_op{}, typename combine_op::args{.x = reading(p.dx), .index = plain, .y = x.dx, .same = x.share != nullptr ? x.dy : view<const X>{}, .share = x.share}); });
   }
 };
 

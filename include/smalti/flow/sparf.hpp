@@ -112,18 +112,18 @@ struct sparf {
       return first_of(
           [&] { return launch<sizes_kernel>(base, {x.q, p.queries, p.sizes, p.totals}); },
           [&] { return launch<lengths_kernel>(base, {kv, p.lengths}); },
-          [&] { return best::run(base, {.rows = constant(p.sizes), .k = x.channels_read, .indices = p.channels, .arranged = prim::arrangement::by_index}, p.rest); },
+          [&] { return best::run(base, {.rows = reading(p.sizes), .k = x.channels_read, .indices = p.channels, .arranged = prim::arrangement::by_index}, p.rest); },
           [&] {
-            return launch<logits_kernel>(base, {.kv = kv, .channels = {x.index.channels.data, x.index.channels.rows, x.index.channels.cols, x.index.channels.stride}, .queries = constant(p.queries), .chosen = constant(p.channels),
+            return launch<logits_kernel>(base, {.kv = kv, .channels = reading(x.index.channels), .queries = reading(p.queries), .chosen = reading(p.channels),
                                                 .totals = p.totals, .heads = x.q.heads, .heads_per_kv = group, .d = D, .logits = p.logits});
           },
-          [&] { return launch<lse_kernel>(base, {constant(p.logits), p.lse}); },
-          [&] { return launch<scores_kernel>(base, {constant(p.logits), p.lse, p.lengths, group, x.window, p.scores}); },
-          [&] { return p.chosen.cols == 0 ? status{} : best::run(base, {.rows = constant(p.scores), .k = p.chosen.cols, .indices = p.chosen, .arranged = prim::arrangement::by_index}, p.rest); },
-          [&] { return launch<list_kernel>(base, {.kv = kv, .chosen = constant(p.chosen), .window = x.window, .unit = D, .places = p.places, .rows = p.rows, .counts = p.counts}); },
+          [&] { return launch<lse_kernel>(base, {reading(p.logits), p.lse}); },
+          [&] { return launch<scores_kernel>(base, {reading(p.logits), p.lse, p.lengths, group, x.window, p.scores}); },
+          [&] { return p.chosen.cols == 0 ? status{} : best::run(base, {.rows = reading(p.scores), .k = p.chosen.cols, .indices = p.chosen, .arranged = prim::arrangement::by_index}, p.rest); },
+          [&] { return launch<list_kernel>(base, {.kv = kv, .chosen = reading(p.chosen), .window = x.window, .unit = D, .places = p.places, .rows = p.rows, .counts = p.counts}); },
           [&] { return attend::run(context, attention_of(x, p.rows.data, p.counts), p.rest); },
           [&] {
-            return launch<compensate_kernel>(base, {.o = x.o, .logits = constant(p.logits), .sums = constant(x.index.sums), .places = constant(p.places), .lse = p.lse, .lengths = p.lengths, .counts = p.counts, .heads_per_kv = group});
+            return launch<compensate_kernel>(base, {.o = x.o, .logits = reading(p.logits), .sums = reading(x.index.sums), .places = reading(p.places), .lse = p.lse, .lengths = p.lengths, .counts = p.counts, .heads_per_kv = group});
           });
     } else {
       return {};
@@ -162,7 +162,6 @@ struct sparf {
 
 private:
   using best = prim::select_k<float>;
-  template <class E> static constexpr view<const E, 1> constant(const view<E, 1>& v) { return {v.data, v.rows, v.cols, v.stride}; }
   static int columns_of(const args& x) { return round_up(x.index.kv.most > 0 ? x.index.kv.most : 1, Page); }
   // Tokens that are read are pages of one slot: any pool is one of rows of D elements, and a list of rows is a table.
   static typename attend::args attention_of(const args& x, const int* rows, const int* counts) {
@@ -194,8 +193,8 @@ private:
     p.channels = numbers(lists, x.channels_read), p.chosen = numbers(tracks, chosen), p.places = numbers(tracks, x.tokens), p.rows = numbers(tracks, x.tokens);
     p.totals = carve.take<float>(std::size_t(lists)), p.lse = carve.take<float>(std::size_t(lists));
     p.lengths = carve.take<int>(std::size_t(tracks)), p.counts = carve.take<int>(std::size_t(tracks));
-    p.rest = carve.take_shared({best::workspace_bytes(base_of(context), {.rows = constant(p.sizes), .k = x.channels_read, .indices = p.channels, .arranged = prim::arrangement::by_index}),
-                                chosen > 0 ? best::workspace_bytes(base_of(context), {.rows = constant(p.scores), .k = chosen, .indices = p.chosen, .arranged = prim::arrangement::by_index}) : 0,
+    p.rest = carve.take_shared({best::workspace_bytes(base_of(context), {.rows = reading(p.sizes), .k = x.channels_read, .indices = p.channels, .arranged = prim::arrangement::by_index}),
+                                chosen > 0 ? best::workspace_bytes(base_of(context), {.rows = reading(p.scores), .k = chosen, .indices = p.chosen, .arranged = prim::arrangement::by_index}) : 0,
                                 attend::workspace_bytes(context, attention_of(x, nullptr, nullptr))});
     p.bytes = carve.used;
     return p;

@@ -49,9 +49,9 @@ template <class X, class Activation = policy::silu, class Y = X> struct versatil
     const auto turn = [&](int n) {
       const std::int32_t* const end = x.deep.rows.offsets + (x.deep.experts() - n);      // rows of the tokens that loop more than n times
       typename in_op::args in{};
-      in.a = detail::read_only(state), in.b = row_slices(x.gate, 1), in.up = row_slices(x.up, 1), in.c = hidden, in.rows = {x.bounds, 1}, in.end = end, in.epilogue = {{x.activation}, {}};
+      in.a = reading(state), in.b = row_slices(x.gate, 1), in.up = row_slices(x.up, 1), in.c = hidden, in.rows = {x.bounds, 1}, in.end = end, in.epilogue = {{x.activation}, {}};
       typename out_op::args out{};
-      out.a = detail::read_only(hidden), out.b = row_slices(x.down, 1), out.c = state, out.rows = {x.bounds, 1}, out.end = end;
+      out.a = reading(hidden), out.b = row_slices(x.down, 1), out.c = state, out.rows = {x.bounds, 1}, out.end = end;
       return first_of([&] { return step(in_op{}, in); }, [&] { return step(out_op{}, out); });
     };
     return first_of([&] {
@@ -64,7 +64,7 @@ template <class X, class Activation = policy::silu, class Y = X> struct versatil
                         if (const status bad = turn(n); !bad) return bad;
                       return status{};
                     },
-                    [&] { return step(combine_op{}, typename combine_op::args{.x = detail::read_only(state), .index = x.deep, .y = x.y, .same = parts > 0 ? detail::read_only(wide) : view<const float>{}, .share = parts > 0 ? x.share : nullptr}); });
+                    [&] { return step(combine_op{}, typename combine_op::args{.x = reading(state), .index = x.deep, .y = x.y, .same = parts > 0 ? reading(wide) : view<const float>{}, .share = parts > 0 ? x.share : nullptr}); });
   }
 };
 

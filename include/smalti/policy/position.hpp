@@ -364,6 +364,17 @@ struct rotate_on_read {
   template <class P, class R> SMALTI_HD constexpr auto stored_phase(P position, R) const { return position * 0; }
 };
 
+//! `group` neighbouring tokens share a position, so that a text longer than those of the training has positions that the model knows:
+//! keys stored plain and rotated by the load. shift: of queries, window - window / group where nearer keys are a part of their own with
+//! positions as they are. Jin et al. 2024 (SelfExtend), arXiv:2401.01325.
+struct grouped_positions {
+  int group = 1, shift = 0;
+  static constexpr key_storage storage = key_storage::plain;
+  template <class P, class R> SMALTI_HD constexpr auto query_phase(P position, R) const { return position / group + shift; }
+  template <class P, class R> SMALTI_HD constexpr auto key_phase(P position, R) const { return position / group; }
+  template <class P, class R> SMALTI_HD constexpr auto stored_phase(P position, R) const { return position * 0; }
+};
+
 //! Keys of a segment count from its beginning, and the query is rotated back by where the segment begins in the view
 //! of its reader: one segment serves readers that see it at different places, and no key is rotated again.
 //! `rank` of a key is its index in the segment. <R(p) q, R(origin + j) k> = <R(p - origin) q, R(j) k>.

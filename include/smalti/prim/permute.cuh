@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(permute_threads) permute_kernel(const Word* fr
   const long long i = (static_cast<long long>(blockIdx.x) * permute_threads + threadIdx.x) / 32;
   const int lane = int(threadIdx.x) & 31;
   if (i >= (Movement == movement::gather ? to_rows : from_rows)) return;
-  const int named = index[i];
+  const int named = Movement == movement::copy ? static_cast<int>(i) : index[i];
   if (named < 0 || named >= (Movement == movement::gather ? from_rows : to_rows)) return;
   const Word* source = from + (Movement == movement::gather ? named : i) * from_stride;
   Word* target = to + (Movement == movement::gather ? i : named) * to_stride;

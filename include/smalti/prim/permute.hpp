@@ -1,4 +1,4 @@
-// Rows moved by an index: gather and scatter.
+// Rows moved: by an index, gather and scatter, or in their order.
 #pragma once
 #include <cstdint>
 #include <type_traits>
@@ -10,7 +10,8 @@ namespace smalti::inline SMALTI_CODE::prim {
 //! Which side the index names.
 enum class movement : std::uint8_t {
   gather,        //!< to[i] = from[index[i]], one index for each row of `to`
-  scatter        //!< to[index[i]] = from[i], one index for each row of `from`
+  scatter,       //!< to[index[i]] = from[i], one index for each row of `from`
+  copy           //!< to[i] = from[i], without an index: rows that lie apart become neighbours, or the other way round
 };
 
 namespace detail {
@@ -18,7 +19,7 @@ template <class T, movement Movement, class Args> status move_rows(const host_co
 template <class T, movement Movement, class Args> status move_rows(const cuda_context& context, const Args& x);
 }  // namespace detail
 
-//! Moves rows by index. A negative index skips its row: what a gather would have written there, or what a scatter
+//! Moves rows. A negative index skips its row: what a gather would have written there, or what a scatter
 //! would have read, stays as it is.
 //!
 //! @tparam T  any trivially copyable element: bytes are moved, nothing is converted
@@ -34,7 +35,7 @@ struct permute {
   struct args {
     view<const T, 1> from{};
     view<T, 1> to{};
-    const std::int32_t* index = nullptr;     //!< to.rows entries for a gather, from.rows for a scatter
+    const std::int32_t* index = nullptr;     //!< to.rows entries for a gather, from.rows for a scatter; not read by a copy
   };
 
   template <class Context> static status check(const Context& context, const args& x) {
@@ -49,7 +50,8 @@ struct permute {
                                                "to must begin on a multiple of the element's alignment"}); !s)
       return s;
     if (x.to.cols != x.from.cols) return {errc::bad_shape, "to must have as many columns as from", x.to.cols, x.from.cols};
-    const int entries = Movement == movement::gather ? x.to.rows : x.from.rows, limit = Movement == movement::gather ? x.from.rows : x.to.rows;
+    if (Movement == movement::copy && x.to.rows != x.from.rows) return {errc::bad_shape, "a copy needs as many rows of to as of from", x.to.rows, x.from.rows};
+    const int entries = Movement == movement::copy ? 0 : Movement == movement::gather ? x.to.rows : x.from.rows, limit = Movement == movement::gather ? x.from.rows : x.to.rows;
     if (status s = detail::check_array(x.index, entries, {Movement == movement::gather ? "index is null: it needs an entry for each row of to"
                                                                                        : "index is null: it needs an entry for each row of from",
                                                           "index must begin on a multiple of 4 bytes"}); !s)

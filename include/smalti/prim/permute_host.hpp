@@ -15,7 +15,7 @@ template <class T, movement Movement, class Args> status move_rows(const host_co
   for_pieces(context, (rows + together - 1) / together, [&](std::int64_t piece, int) {
     const std::int64_t last = std::min((piece + 1) * together, rows);
     for (std::int64_t i = piece * together; i < last; ++i) {
-      const std::int64_t named = x.index[i];
+      const std::int64_t named = Movement == movement::copy ? i : x.index[i];
       if (named < 0 && !mutant(defect::permute_moves_skipped)) continue;
       const std::int64_t source = Movement == movement::gather ? named : i, target = Movement == movement::gather ? i : named;
       std::memcpy(x.to.data + target * x.to.stride, x.from.data + source * x.from.stride, mutant(defect::permute_loses_last_column) ? bytes - sizeof(T) : bytes);

@@ -124,6 +124,7 @@ enum class defect : int {
   max_not_kept,                 //!< the running maximum is never updated
   merge_without_weights,        //!< the sums of split keys are added without regard to their maxima
   first_split_merges,           //!< the first part of split keys to arrive merges what others have not stored
+  key_turned_from_tile,         //!< keys that are turned when they are read count from their tile
 
   // attention: gradients
   gradient_without_delta,         //!< the row's delta is left out of the gradient of a logit

@@ -66,6 +66,9 @@
 //                                                   operand's type; words, scales, minima: stored_rows of R, R / t, R / t rows and one word,
 //                                                   scale and minimum for each so many channels (policy/kv_integer.hpp); unit_factor{}: no minima
 //   unpack_columns(right, codec, words, scales, minima)     the same turned: right[c][r]
+//   part_columns(x, y, left, way)                   tiles x and y: the two halves of the operand's columns (column_halves{}), or its even and its odd
+//                                                   columns (column_pairs{})
+//   join_columns(operand, x, y, way)                the other way round, one rounding to the operand's type: left[r] = row r of both; right[c][r]
 //   map(f, out, in...)                              out = f(in...) element by element, broadcasting rows and columns;
 //                                                   row_index{} and column_index{} stand for coordinates in the tile
 //   row_max(column, t), row_sum(column, t)          reduce each row; column_max(row, t), column_sum(row, t) each column
@@ -90,6 +93,9 @@ struct row_index {};
 struct column_index {};
 // No scale, no zero point: an argument of a scaled product.
 struct unit_factor {};
+// How the columns of an operand are parted in two.
+struct column_halves {};
+struct column_pairs {};
 
 template <class Block, class T, int R, int C> using tile = typename Block::template tile<T, R, C>;
 template <class Block, class T, int R> using column = typename Block::template column<T, R>;

@@ -57,6 +57,10 @@ struct row_group {
 template <class T> constexpr head_rows<T> bshd(T* data, int sequences, int rows, int heads, int cols) {
   return {data, sequences, heads, rows, cols, static_cast<long long>(rows) * heads * cols, cols, heads * cols, nullptr};
 }
+//! One sequence, in a matrix of tokens whose rows may hold more than these heads: q of one that has q, k and v side by side.
+template <class T, int Step> constexpr head_rows<T> bshd(const view<T, Step>& tokens, int heads, int cols) {
+  return {tokens.data, 1, heads, tokens.rows, cols, static_cast<long long>(tokens.rows) * tokens.stride, cols, tokens.stride, nullptr};
+}
 //! [sequence][head][row][cols] (BHSD).
 template <class T> constexpr head_rows<T> bhsd(T* data, int sequences, int rows, int heads, int cols) {
   return {data, sequences, heads, rows, cols, static_cast<long long>(rows) * heads * cols, static_cast<long long>(rows) * cols, cols, nullptr};

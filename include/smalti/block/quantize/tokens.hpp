@@ -83,6 +83,7 @@ struct tokens_by_group {
   using arguments = typename Problem::arguments;
   using format = typename Problem::format;
   static constexpr int m = Tuning.m, n = format::group, occupancy = Tuning.occupancy, cluster = Tuning.cluster;
+  static constexpr int blocks_of_a_thread = m == 1 ? 4 : 1;       // on the host: 1024 values of one row take less time than to wake a thread
   arguments a;
 
   static constexpr grid blocks(const arguments& a) { return {ceil_div(a.x.rows, m), ceil_div(groups_of(a), Tuning.groups), 1}; }

@@ -6,6 +6,7 @@
 #include <smalti/block/attention/kv.hpp>
 #include <smalti/block/attention/rows.hpp>
 #include <smalti/block/attention/state.hpp>
+#include <smalti/block/score/page_summary.hpp>
 #include <smalti/core/view.hpp>
 #include <smalti/policy/chunks.hpp>
 #include <smalti/tile/grid.hpp>
@@ -19,27 +20,10 @@ struct page_bounds {
   view<T> low, high;
 };
 
-//! Writes the bounds of the pages that hold tokens from[sequence] (0 where null) and later.
-template <class T, int Page>
-struct page_bounds_arguments {
-  paged_kv<T, Page> kv;
-  const int* from;
-  page_bounds<T> out;
-};
-template <int Slots, int Width, class T, int Page>
-struct page_bounds_agent {
-  using arguments = page_bounds_arguments<T, Page>;
-  arguments x;
-  static SMALTI_HD constexpr int parts(const arguments& x) { return ceil_div(x.kv.k.cols, Width); }
-  static constexpr grid blocks(const arguments& x) { return {ceil_div(x.kv.most, x.kv.where.page), x.kv.k.heads * parts(x), x.kv.sequences}; }
-
-  template <class Block> SMALTI_HD void operator()(Block& block) const {
-    const int n = block.x(), head = block.y() / parts(x), part = block.y() % parts(x), sequence = block.z(), size = x.kv.where.page;
-    const auto kv = x.kv.at(sequence, head);
-    const int live = kv.length() - n * size, begin = x.from != nullptr ? x.from[sequence] : 0;
-    if (live <= 0 || (n + 1) * size <= begin) return;
-    const int page = kv.table[n];
-    const view<const T> slots{x.kv.k.data + page * x.kv.k.page_stride + head * x.kv.k.head_stride, live < size ? live : size, x.kv.k.cols, x.kv.k.slot_stride};
+//! The bounds of a page (page_summary_agent).
+struct page_extremes {
+  template <class T> using out = page_bounds<T>;
+  template <int Slots, int Width, class Block, class T> static SMALTI_HD void write(Block& block, const page_bounds<T>& bounds, const view<const T>& slots, int at, int part) {
     row<Block, float, Width> low, high, least;
     block.fill(low, __builtin_inff());
     block.fill(high, -__builtin_inff());
@@ -54,16 +38,18 @@ struct page_bounds_agent {
       block.column_max(least, turned);
       block.map([](auto a, auto b) { return min(a, -b); }, low, low, least);
     }
-    block.store(x.out.low, page * x.kv.k.heads + head, part, low);
-    block.store(x.out.high, page * x.kv.k.heads + head, part, high);
+    block.store(bounds.low, at, part, low);
+    block.store(bounds.high, at, part, high);
   }
 };
 
 //! scores[list][n] = the largest u of page n over the query rows and heads of the list; -infinity for pages that are not in use.
-template <class T, int D, int Page>
+//! Newest: +infinity for the last page in use, whatever its bound.
+template <class T, int D, int Page, bool Newest = false>
 struct page_score_problem {
   using element = T;
   static constexpr int d = D;
+  static constexpr bool newest = Newest;
   struct arguments {
     head_rows<const T> q;
     paged_kv<T, Page> kv;
@@ -85,6 +71,7 @@ struct page_score_agent {
     const int j = block.x(), sequence = block.z(), head = block.y() * x.heads_per_list, kv_head = head / x.heads_per_kv;
     const auto kv = x.kv.at(sequence, kv_head);
     const int used = ceil_div(kv.length(), x.kv.where.page), queries = x.q.length(sequence), rows = queries * x.heads_per_list;
+    const int always = Problem::newest ? used - 1 : -1;
     row<Block, float, N> best, score;
     block.fill(best, -__builtin_inff());
     if (j * N < used && rows > 0) {
@@ -97,7 +84,7 @@ struct page_score_agent {
         block.column_max(score, u);
         block.map([](auto a, auto b) { return max(a, b); }, best, best, score);
       }
-      block.map([=](auto b, auto c) { return where(c + j * N < used, b, -__builtin_inff()); }, best, best, column_index{});
+      block.map([=](auto b, auto c) { return where(c + j * N == always, __builtin_inff(), where(c + j * N < used, b, -__builtin_inff())); }, best, best, column_index{});
     }
     block.store(x.scores, sequence * lists(x) + block.y(), j, best);
   }

@@ -2,8 +2,8 @@
 // (Xiao et al. 2025, arXiv:2502.13542). The paper's method section was not at hand: the formulas are a reconstruction.
 //     mean_c, var_c over the window;  a_i = sum_c (q_ic - mean_c)^2 / (var_c + 1e-6);  probe = sum_i softmax_i(a_i / temperature) q_i
 #pragma once
-#include <smalti/block/attention/kv.hpp>
 #include <smalti/block/attention/rows.hpp>
+#include <smalti/block/score/page_summary.hpp>
 #include <smalti/core/view.hpp>
 #include <smalti/tile/grid.hpp>
 #include <smalti/tile/vocabulary.hpp>
@@ -108,35 +108,21 @@ struct probe_agent {
   }
 };
 
-//! The mean key of the pages that hold tokens from[sequence] (0 where null) and later: row page * heads + head.
-template <class T, int Page> struct page_means_arguments {
-  paged_kv<T, Page> kv;
-  const int* from;
-  view<T> means;
-};
-template <int Slots, int Width, class T, int Page>
-struct page_means_agent {
-  using arguments = page_means_arguments<T, Page>;
-  arguments x;
-  static SMALTI_HD constexpr int parts(const arguments& x) { return ceil_div(x.kv.k.cols, Width); }
-  static constexpr grid blocks(const arguments& x) { return {ceil_div(x.kv.most, x.kv.where.page), x.kv.k.heads * parts(x), x.kv.sequences}; }
-  template <class Block> SMALTI_HD void operator()(Block& block) const {
-    const int n = block.x(), head = block.y() / parts(x), part = block.y() % parts(x), sequence = block.z(), size = x.kv.where.page;
-    const auto kv = x.kv.at(sequence, head);
-    const int rest = kv.length() - n * size, live = rest < size ? rest : size, begin = x.from != nullptr ? block.number(x.from, sequence) : 0;
-    if (live <= 0 || (n + 1) * size <= begin) return;
-    const int page = block.number(kv.table, n);
-    const view<const T> slots{x.kv.k.data + page * x.kv.k.page_stride + head * x.kv.k.head_stride, live, x.kv.k.cols, x.kv.k.slot_stride};
+//! The mean key of a page (page_summary_agent).
+struct page_mean {
+  template <class T> using out = view<T>;
+  template <int Slots, int Width, class Block, class T> static SMALTI_HD void write(Block& block, const view<T>& means, const view<const T>& slots, int at, int part) {
     row<Block, float, Width> sum, some;
     block.fill(sum, 0.0f);
-    for (int i : block.steps(0, ceil_div(live, Slots))) {
+    for (int i : block.steps(0, ceil_div(slots.rows, Slots))) {
       tile<Block, float, Slots, Width> keys;
       block.load(keys, slots, i, part);
-      block.column_sum(some, keys);
+      block.column_sum(some, keys);                   // zero past the last slot in use
       block.map([](auto a, auto b) { return a + b; }, sum, sum, some);
     }
+    const int live = slots.rows;
     block.map([=](auto s) { return s * (1.0f / float(live)); }, sum, sum);
-    block.store(x.means, page * x.kv.k.heads + head, part, sum);
+    block.store(means, at, part, sum);
   }
 };
 

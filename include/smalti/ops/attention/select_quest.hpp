@@ -57,8 +57,8 @@ struct quest_bounds {
     else return {};
   }
   struct kernel {
-    using arguments = page_bounds_arguments<T, Page>;
-    template <target> using agent = page_bounds_agent<16, 64, T, Page>;
+    using arguments = page_summary_arguments<T, Page, page_extremes>;
+    template <target> using agent = page_summary_agent<16, 64, T, Page, page_extremes>;
   };
   static constexpr paged_kv<T, Page> with_keys(paged_kv<T, Page> kv) {
     kv.v = kv.k;
@@ -68,7 +68,8 @@ struct quest_bounds {
 
 //! The k pages of each sequence whose bound u = sum_c max(q_c low_c, q_c high_c) is greatest, over the query rows of the
 //! sequence and, where heads share a list, over the query heads of a key head. No key of a page scores above its bound: the
-//! page of the best key has a bound at least as high as its score, but others may have higher ones.
+//! page of the best key has a bound at least as high as its score, but others may have higher ones. The newest page in use is
+//! always among them, as in the authors' program: the few keys that it begins with have low bounds, and every query wants them.
 //! blocks[list][n], ascending, -1 behind; list = sequence * lists of a sequence + list of the head. Equal bounds: the lower
 //! page. k pages or more in use: all of them, and attention is exact.
 //! @pre   bounds are those of quest_bounds for the keys of now; at most 2^31 bounds
@@ -120,8 +121,9 @@ struct quest_select {
   }
 
   struct kernel {
-    using arguments = typename page_score_problem<T, D, Page>::arguments;
-    template <target G> using agent = page_score_agent<16, 64, G == target::host ? 0 : 128, page_score_problem<T, D, Page>>;
+    using problem = page_score_problem<T, D, Page, true>;
+    using arguments = typename problem::arguments;
+    template <target G> using agent = page_score_agent<16, 64, G == target::host ? 0 : 128, problem>;
   };
   struct list_kernel {
     using arguments = page_list_arguments<T, Page>;
@@ -161,8 +163,7 @@ private:
   };
   static view<float> scores_of(const args& x, const plan& p) { return {p.scores, static_cast<int>(lists(x)), width(x), round_up(width(x), 4)}; }
   static typename best::args choice(const args& x, const plan& p) {
-    const view<float> s = scores_of(x, p);
-    return {.rows = {s.data, s.rows, s.cols, s.stride}, .k = x.k, .indices = x.blocks, .arranged = prim::arrangement::by_index};
+    return {.rows = reading<1>(scores_of(x, p)), .k = x.k, .indices = x.blocks, .arranged = prim::arrangement::by_index};
   }
   template <class Context> static plan lay_out(const Context& context, const args& x, std::byte* base) {
     plan p{};

@@ -10,20 +10,20 @@
 
 // swept: begin (bench/tune_gpu.py --write; registers, instructions and every shape tried are in tuning.json)
 // From machine code, nvcc 13.5.37; not timed: not yet run on a GPU. o: occupancy, c: cluster. What is not clean is said.
-// agent                                        sm_80              sm_89              sm_90                 sm_100                    sm_120  tried
-// attention d 64, causal                       64x128             64x128             64x128                128x64 o2                 64x64   12
-// attention d 128, causal                      64x128             64x128             64x128                128x64 o2                 64x64   53
-// attention d 128, user mask                   64x128             64x128             64x128                128x64 o2                 64x64   17
-// attention d 128, fp8 keys                    64x128 stack 1520  64x128             64x128                128x64 o2                 64x64   17
-// attention d 128, ragged                      64x128             64x128             64x128                128x64 o2                 64x64   15
-// attention d 128, pages of 64                 64x128             64x128 stack 1208  64x128 no USETMAXREG  128x64 o2                 64x64   19
-// attention d 128, pages of 16                 64x128             64x128 stack 1208  64x128                128x64 o2                 64x64   14
-// attention d 256, causal                      32x32 o2           32x32 o2           64x64                 64x64 Segmentation fault  32x32   14
-// attention d 128, decode, split, pages of 16  16x64              16x64              16x64                 16x64                     16x64   5
-// attention latent (MLA) 576 and 512, decode   16x32              16x32              16x32                 16x32                     16x32   5
-// attention d 128, int8 keys, decode           16x32              16x64              16x64                 16x64                     16x64   10
-// attention d 128, int4 keys, decode           16x32              16x64              16x64                 16x64                     16x64   10
-// attention d 128, int8 keys                   64x64 stack 40     32x32 stack 112    64x128                128x64 o2                 32x64   13
+// agent                                        sm_80              sm_89              sm_90                 sm_100     sm_120  tried
+// attention d 64, causal                       64x128             64x128             64x128                128x64 o2  64x64   12
+// attention d 128, causal                      64x128             64x128             64x128                128x64 o2  64x64   53
+// attention d 128, user mask                   64x128             64x128             64x128                128x64 o2  64x64   17
+// attention d 128, fp8 keys                    64x128 stack 1520  64x128             64x128                128x64 o2  64x64   17
+// attention d 128, ragged                      64x128             64x128             64x128                128x64 o2  64x64   15
+// attention d 128, pages of 64                 64x128             64x128 stack 1208  64x128 no USETMAXREG  128x64 o2  64x64   19
+// attention d 128, pages of 16                 64x128             64x128 stack 1208  64x128                128x64 o2  64x64   14
+// attention d 256, causal                      32x32 o2           32x32 o2           64x64                 64x64      32x32   18
+// attention d 128, decode, split, pages of 16  16x64 o2           16x64              16x64                 16x64      16x64   11
+// attention latent (MLA) 576 and 512, decode   16x32              16x32              16x32                 16x32      16x32   5
+// attention d 128, int8 keys, decode           16x32              16x64              16x64                 16x64      16x64   10
+// attention d 128, int4 keys, decode           16x32              16x64              16x64                 16x64      16x64   10
+// attention d 128, int8 keys                   32x32 o2           32x32 o2           64x128                128x64 o2  32x64   15
 // The host, one thread of a Xeon with AMX, each shape beside the present one in turns; speed: of the next best over the present.
 // l: b_left or keys_left, s: strips, g: group.
 // host                                         present    ms     next best  speed  tried
@@ -41,17 +41,26 @@ enum class attention_regime { few, decode, prefill, packed, fewest };
 SMALTI_HD constexpr bool is_decode(attention_regime r) { return r == attention_regime::few || r == attention_regime::decode || r == attention_regime::fewest; }
 constexpr int fewest_rows = 4, few_rows = 8, decode_rows = 16;
 
-//! The default for products of T, heads of D and ValueDim elements. Coded: keys and values are decoded from integers.
-template <class T, int D, int ValueDim, bool Coded = false> struct default_tuning {
+//! Whether keys take registers on their way to the product: they are turned when they are read, or 8-bit floats of short heads.
+template <class Kv, int D> constexpr bool works_on_keys = [] {
+  if constexpr (requires { typename Kv::way; }) return true;
+  else if constexpr (requires { typename Kv::element; }) return sizeof(typename Kv::element) == 1 && D <= 64;
+  else return false;
+}();
+
+//! The default for products of T, heads of D and ValueDim elements. Coded: keys and values are decoded from integers. Worked: works_on_keys.
+template <class T, int D, int ValueDim, bool Coded = false, bool Worked = false> struct default_tuning {
   SMALTI_HD constexpr attention_tuning operator()(target t, attention_regime regime) const {
     constexpr int wide = D > ValueDim ? D : ValueDim;
     if (t == target::host) {
       if (!is_decode(regime)) return {.m = 32, .n = 256, .chunk = 0, .value = 0, .strips = 8};
       return {.m = regime == attention_regime::fewest ? fewest_rows : regime == attention_regime::few ? few_rows : decode_rows, .n = 256, .chunk = 0, .value = 0, .keys_left = true};
     }
-    if (is_decode(regime)) return {.m = 16, .n = wide > 128 || (Coded && t == target::sm80) ? 32 : 64};
-    if (Coded && t == target::sm89) return {.m = 32, .n = 32};                                                          // decoding takes registers
-    if (Coded && (t == target::sm80 || t == target::sm120)) return {.m = t == target::sm80 ? 64 : 32, .n = wide > 128 ? 32 : 64};
+    // d 128, two blocks a processor on sm_80: with one the body of a balanced list is made twice and spills.
+    if (is_decode(regime)) return {.m = 16, .n = wide > 128 || (Coded && t == target::sm80) ? 32 : 64, .occupancy = t == target::sm80 && !Coded && wide > 64 && wide <= 128 ? 2 : 1};
+    if (Coded && (t == target::sm80 || t == target::sm89)) return {.m = 32, .n = 32, .occupancy = 2};                   // decoding takes registers
+    if (Coded && t == target::sm120) return {.m = 32, .n = wide > 128 ? 32 : 64};
+    if (Worked && t == target::sm90) return {.m = 64, .n = 64};
     // Swept by bench/tune_gpu.py, with masks, ragged batches, pages and fp8 keys: the largest shapes near the first choice that do
     // not spill. Two blocks a processor on sm_100: with one the tile compiler of 13.5.37 crashes.
     if (wide > 128) {

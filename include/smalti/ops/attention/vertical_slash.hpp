@@ -196,7 +196,7 @@ struct vertical_slash {
     if (const status bad = search::run(context, s, p.rest); !bad) return bad;
     if constexpr (runs_here<Context>)
       if (x.verticals > 0)
-        if (const status bad = launch<gather_kernel>(base_of(context), {x.kv, x.q.sequences, x.q.heads, x.q.heads / x.kv.heads(), {s.columns.data, s.columns.rows, s.columns.cols, s.columns.stride},
+        if (const status bad = launch<gather_kernel>(base_of(context), {x.kv, x.q.sequences, x.q.heads, x.q.heads / x.kv.heads(), reading(s.columns),
                                                                        {p.k, s.columns.rows * x.verticals, D, D}, {p.v, s.columns.rows * x.verticals, value_dim, value_dim}}); !bad) return bad;
     if (const status bad = slashes_op::run(context, slashes_of(x, p, false), p.rest); !bad) return bad;
     if (x.verticals > 0)
@@ -235,14 +235,14 @@ private:
     const auto s = search_of(x, p);
     typename slashes_op::args a{.q = x.q, .kv = x.kv, .o = o, .scale = x.scale};
     if (!only_checked) a.lse = p.parts.lse_of(x.q, 0);
-    a.blocks = {{s.blocks.data, s.blocks.rows, s.blocks.cols, s.blocks.stride}, x.q.heads, search::tiles(s), true};
+    a.blocks = {reading(s.blocks), x.q.heads, search::tiles(s), true};
     return a;
   }
   static typename columns_op::args columns_of(const args& x, const plan& p) {
     const auto s = search_of(x, p);
     typename columns_op::args a{.q = x.q, .kv = {bhsd<const T>(p.k, x.q.sequences, x.verticals, x.q.heads, D), bhsd<const T>(p.v, x.q.sequences, x.verticals, x.q.heads, value_dim)},
                                 .o = p.parts.o_of(x.q, value_dim, 1), .lse = p.parts.lse_of(x.q, 1), .scale = x.scale};
-    a.mask = {{s.columns.data, s.columns.rows, s.columns.cols, s.columns.stride}, {s.covered.data, s.covered.rows, s.covered.cols, s.covered.stride}, x.lengths, x.q.heads, search::tiles(s)};
+    a.mask = {reading(s.columns), reading(s.covered), x.lengths, x.q.heads, search::tiles(s)};
     return a;
   }
   template <class Context> static plan lay_out(const Context& context, const args& x, std::byte* base) {

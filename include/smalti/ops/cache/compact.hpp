@@ -128,8 +128,8 @@ struct compact {
       const stack<element> keys{k.data, s.layers_in_page(), k.rows, k.cols, static_cast<long long>(k.rows) * k.stride, k.stride};
       if (const status bad = launch<turn_kernel>(context, {.tracks = plan,
                                                            .kept = x.kept,
-                                                           .source = constant(d.source),
-                                                           .target = constant(d.target),
+                                                           .source = reading(d.source),
+                                                           .target = reading(d.target),
                                                            .heads_in_page = heads,
                                                            .frequencies = {x.frequencies, 4, D / 2, D / 2},
                                                            .from = {keys.data, keys.count, keys.rows, keys.cols, keys.distance, keys.stride},
@@ -162,7 +162,6 @@ struct compact {
     if (const auto over = reinterpret_cast<std::uintptr_t>(plan.data) % carver::alignment; over != 0) return {errc::misaligned, "plan must begin on a boundary of 256 bytes", std::int64_t(over), 0};
     return {};
   }
-  template <class E> static constexpr view<const E, 1> constant(const view<E, 1>& v) { return {v.data, v.rows, v.cols, v.stride}; }
 
   // ---- what a launch names
   struct row_list_kernel {

@@ -166,7 +166,6 @@ private:
   using demoting = demote_rows<D, Storage, Layout, Hash, Disposition>;
   static constexpr bool turns() { return Disposition::moves && moving::turns; }
   static int tracks_of(const args& x) { return x.cache->shape().tracks(); }
-  template <class E> static constexpr view<const E, 1> constant(const view<E, 1>& v) { return moving::constant(v); }
   static bool known(const args& x) { return x.cache != nullptr && x.cache->is_resident(x.sequence) && x.tokens > 0; }
   static int longest(const args& x) {
     int n = 0;
@@ -286,7 +285,7 @@ private:
     }
     const bool scored = Scorer::observes && d.candidates.cols > 0;
     if (scored)
-      if (const status bad = launch<candidate_kernel>(context, {.scores = constant(x.scores), .tracks = plan, .out = d.candidates}); !bad) return bad;
+      if (const status bad = launch<candidate_kernel>(context, {.scores = reading(x.scores), .tracks = plan, .out = d.candidates}); !bad) return bad;
 
     // ---- allocate
     if (x.budgets != nullptr) {
@@ -316,7 +315,7 @@ private:
     view<int, 1> chosen = d.chosen;
     chosen.cols = most;
     if (most > 0)
-      if (const status bad = best::run(context, {.rows = constant(d.candidates), .k = most, .indices = chosen, .arranged = prim::arrangement::by_index, .row_k = h.own_k}, d.rest);
+      if (const status bad = best::run(context, {.rows = reading(d.candidates), .k = most, .indices = chosen, .arranged = prim::arrangement::by_index, .row_k = h.own_k}, d.rest);
           !bad)
         return bad;
     if (const status bad = launch<survivor_kernel>(context, {.tracks = plan, .chosen = {chosen.data, tracks, most, d.chosen.stride}, .kept = d.kept}); !bad) return bad;
@@ -344,20 +343,20 @@ private:
 
   template <class Context> static status dispose(const Context& context, const args& x, const host_plan& h, const device_plan& d, const track_plan& plan) {
     const int tracks = tracks_of(x);
-    if (const status bad = moving::move(context, {.cache = x.cache, .sequence = x.sequence, .pool = x.pool, .kept = constant(d.kept), .counts = h.count, .frequencies = x.frequencies, .plan = {}}, h.move, d.rows); !bad) return bad;
+    if (const status bad = moving::move(context, {.cache = x.cache, .sequence = x.sequence, .pool = x.pool, .kept = reading(d.kept), .counts = h.count, .frequencies = x.frequencies, .plan = {}}, h.move, d.rows); !bad) return bad;
     if constexpr (demotes) {
       for (int t = 0; t < tracks; ++t) h.dropped[t] = h.length[t] - h.count[t];
-      if (const status bad = demoting::start(context, x.pool, x.low, plan, h.dropped, h.dropped[0], constant(d.kept), {h.move.before, tracks, h.move.before_width, h.move.before_width}, h.low_slots, d.demote); !bad) return bad;
+      if (const status bad = demoting::start(context, x.pool, x.low, plan, h.dropped, h.dropped[0], reading(d.kept), {h.move.before, tracks, h.move.before_width, h.move.before_width}, h.low_slots, d.demote); !bad) return bad;
     }
     if constexpr (merges) {
       for (int t = 0; t < tracks; ++t) h.dropped[t] = h.length[t] - h.count[t];
-      if (const status bad = merging::start(context, x.pool, {.tracks = plan, .dropped = h.dropped, .kept = constant(d.kept), .before = {h.move.before, tracks, h.move.before_width, h.move.before_width},
-                                                              .source = constant(d.rows.source), .target = constant(d.rows.target), .thresholds = x.thresholds, .memory = x.gate_memory}, d.merge); !bad)
+      if (const status bad = merging::start(context, x.pool, {.tracks = plan, .dropped = h.dropped, .kept = reading(d.kept), .before = {h.move.before, tracks, h.move.before_width, h.move.before_width},
+                                                              .source = reading(d.rows.source), .target = reading(d.rows.target), .thresholds = x.thresholds, .memory = x.gate_memory}, d.merge); !bad)
         return bad;
     }
     if constexpr (Scorer::accumulates) {
-      if (const status bad = launch<keep_scores_kernel>(context, {.from = constant(x.scores), .kept = constant(d.kept), .tracks = plan, .to = d.scores}); !bad) return bad;
-      return launch<copy_scores_kernel>(context, {.from = constant(d.scores), .kept = {}, .tracks = plan, .to = {x.scores.data, tracks, d.scores.cols, x.scores.stride}});
+      if (const status bad = launch<keep_scores_kernel>(context, {.from = reading(x.scores), .kept = reading(d.kept), .tracks = plan, .to = d.scores}); !bad) return bad;
+      return launch<copy_scores_kernel>(context, {.from = reading(d.scores), .kept = {}, .tracks = plan, .to = {x.scores.data, tracks, d.scores.cols, x.scores.stride}});
     } else {
       return {};
     }

@@ -65,10 +65,11 @@ struct demote_rows<D, Storage, Layout, Hash, policy::demote<Low, Balanced>> {
     if (const status bad = launch<dropped_kernel>(context, {.tracks = tracks, .dropped = dropped, .kept = kept, .before = before, .page = s.page, .heads_in_page = heads, .rows = p.dropped}); !bad) return bad;
     page_moves none{};                         // a sequence of its own: no page is shared
     if (const status bad = low.cache->append(low.sequence, gone, {slots, gone}, none); !bad) return bad;
-    const view<element> k = pool_rows<element>(pool, plane::keys, 0), v = pool_rows<element>(pool, plane::values, 0);
-    for (int l = 0; l < s.layer_tracks(); ++l) {
+    for (int l = 0; l < s.layers; ++l) {       // layers that share pages have one list, each its own rows
+      const int in_page = s.per_layer ? 0 : l;
       typename op::args x{};
-      x.pool = low.pool, x.k = {k.data, k.rows, k.cols, k.stride}, x.v = {v.data, v.rows, v.cols, v.stride};
+      x.pool = low.pool, x.layer = in_page;
+      x.k = reading(pool_rows<element>(pool, plane::keys, in_page)), x.v = reading(pool_rows<element>(pool, plane::values, in_page));
       x.slots = slots + static_cast<long long>(s.track(l, 0)) * gone, x.slot_head_stride = s.per_head ? gone : 0;
       x.rows = p.dropped.data + static_cast<long long>(s.track(l, 0)) * heads * p.dropped.stride, x.tokens = gone, x.rows_head_stride = p.dropped.stride;
       x.balance = low.balance != nullptr ? low.balance + static_cast<long long>(l) * s.kv_heads * D : nullptr;

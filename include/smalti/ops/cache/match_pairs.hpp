@@ -58,18 +58,17 @@ struct match_pairs {
       const device_plan d = lay_out(x, memory.data);
       if (const status bad = x.cache->tables(&x.sequence, 1, h.width, h.table, static_cast<long long>(tracks) * (h.width + 1)); !bad) return bad;
       for (int t = 0; t < tracks; ++t) h.length[t] = x.cache->tokens(x.sequence, t), h.even[t] = (h.length[t] + 1) / 2, h.odd[t] = h.length[t] / 2;
-      const view<element> k = pool_rows<element>(x.pool, plane::keys, 0);
-      const view<const element> keys{k.data, k.rows, k.cols, k.stride};
+      const auto keys = reading(pool_rows<element>(x.pool, plane::keys, 0));
       const view<const int, 1> table{h.table, tracks, h.width, h.width};
       const auto base = base_of(context);
       if (d.even.cols == 0) return {};
       return first_of([&] { return launch<rows_kernel>(base, {table, h.length, s.page, heads, 0, d.even}); }, [&] { return launch<rows_kernel>(base, {table, h.length, s.page, heads, 1, d.odd}); },
-                      [&] { return launch<norm_kernel>(base, {.pool = keys, .rows = constant(d.even), .out = d.even_norms}); }, [&] { return launch<norm_kernel>(base, {.pool = keys, .rows = constant(d.odd), .out = d.odd_norms}); },
+                      [&] { return launch<norm_kernel>(base, {.pool = keys, .rows = reading(d.even), .out = d.even_norms}); }, [&] { return launch<norm_kernel>(base, {.pool = keys, .rows = reading(d.odd), .out = d.odd_norms}); },
                       [&] {
-                        return launch<nearest_kernel>(base, {.pool = keys, .dropped = constant(d.even), .kept = constant(d.odd), .dropped_norms = constant(d.even_norms), .kept_norms = constant(d.odd_norms), .gone = h.even, .count = h.odd,
+                        return launch<nearest_kernel>(base, {.pool = keys, .dropped = reading(d.even), .kept = reading(d.odd), .dropped_norms = reading(d.even_norms), .kept_norms = reading(d.odd_norms), .gone = h.even, .count = h.odd,
                                                              .heads_in_page = heads, .similarity = d.similarity, .nearest = d.nearest});
                       },
-                      [&] { return launch<scores_kernel>(base, {.similarity = constant(d.similarity), .length = h.length, .heads_in_page = heads, .scores = {x.scores.data, tracks, x.scores.cols, x.scores.stride}}); });
+                      [&] { return launch<scores_kernel>(base, {.similarity = reading(d.similarity), .length = h.length, .heads_in_page = heads, .scores = {x.scores.data, tracks, x.scores.cols, x.scores.stride}}); });
     } else {
       return {};
     }
@@ -89,7 +88,6 @@ struct match_pairs {
   };
 
 private:
-  template <class E> static constexpr view<const E, 1> constant(const view<E, 1>& v) { return {v.data, v.rows, v.cols, v.stride}; }
   static bool known(const args& x) { return x.cache != nullptr && x.cache->is_resident(x.sequence); }
   static int longest(const args& x) {
     int n = 0;

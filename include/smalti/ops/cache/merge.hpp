@@ -58,20 +58,18 @@ struct merge_rows<T, D, Storage, Layout, Hash, policy::merge<Weight, Gate>> {
     const pool_shape& s = pool.shape;
     const int heads = s.heads_in_page(), lists = s.kv_heads, layers = s.layer_tracks(), most = p.begins.cols - 1;
     if (p.dropped.cols == 0 || most == 0) return {};
-    const view<element> k = pool_rows<element>(pool, plane::keys, 0);
-    const view<const element> keys{k.data, k.rows, k.cols, k.stride};
-    const auto constant = [](const auto& v) { return compact<D, policy::keep_original, Storage, Layout, Hash>::constant(v); };
+    const auto keys = reading(pool_rows<element>(pool, plane::keys, 0));
     return first_of(
         [&] { return launch<dropped_kernel>(context, {.tracks = x.tracks, .dropped = x.dropped, .kept = x.kept, .before = x.before, .page = s.page, .heads_in_page = heads, .rows = p.dropped}); },
-        [&] { return launch<norm_kernel>(context, {.pool = keys, .rows = constant(p.dropped), .out = p.dropped_norms}); },
+        [&] { return launch<norm_kernel>(context, {.pool = keys, .rows = reading(p.dropped), .out = p.dropped_norms}); },
         [&] { return launch<norm_kernel>(context, {.pool = keys, .rows = {x.source.data, x.source.rows, most, x.source.stride}, .out = p.kept_norms}); },
         [&] {
-          return launch<nearest_kernel>(context, {.pool = keys, .dropped = constant(p.dropped), .kept = x.source, .dropped_norms = constant(p.dropped_norms), .kept_norms = constant(p.kept_norms), .gone = x.dropped,
+          return launch<nearest_kernel>(context, {.pool = keys, .dropped = reading(p.dropped), .kept = x.source, .dropped_norms = reading(p.dropped_norms), .kept_norms = reading(p.kept_norms), .gone = x.dropped,
                                                   .count = x.tracks.count, .heads_in_page = heads, .similarity = p.similarity, .nearest = p.nearest});
         },
-        [&] { return launch<threshold_kernel>(context, {.similarity = constant(p.similarity), .gone = x.dropped, .lists = lists, .heads_in_page = heads, .layers = layers, .thresholds = x.thresholds, .memory = x.memory}); },
+        [&] { return launch<threshold_kernel>(context, {.similarity = reading(p.similarity), .gone = x.dropped, .lists = lists, .heads_in_page = heads, .layers = layers, .thresholds = x.thresholds, .memory = x.memory}); },
         [&] {
-          return launch<gate_kernel>(context, {.similarity = constant(p.similarity), .nearest = constant(p.nearest), .gone = x.dropped, .lists = lists, .heads_in_page = heads, .layers = layers, .most = most, .thresholds = x.thresholds,
+          return launch<gate_kernel>(context, {.similarity = reading(p.similarity), .nearest = reading(p.nearest), .gone = x.dropped, .lists = lists, .heads_in_page = heads, .layers = layers, .most = most, .thresholds = x.thresholds,
                                                .keys = p.keys});
         },
         [&] { return sort::run(context, {.keys = p.keys.data, .keys_out = p.sorted, .values_out = p.order, .count = static_cast<long long>(p.keys.rows) * p.keys.cols}, p.rest); },
@@ -114,9 +112,9 @@ struct merge_rows<T, D, Storage, Layout, Hash, policy::merge<Weight, Gate>> {
 private:
   template <class Context> static status fold(const Context& context, const page_pool& pool, plane which, const request& x, const plan& p) {
     return launch<fold_kernel>(context, {.pool = pool_rows<element>(pool, which, 0),
-                                         .begins = {p.begins.data, p.begins.rows, p.begins.cols, p.begins.stride},
+                                         .begins = reading(p.begins),
                                          .order = p.order,
-                                         .dropped = {p.dropped.data, p.dropped.rows, p.dropped.cols, p.dropped.stride},
+                                         .dropped = reading(p.dropped),
                                          .target = x.target,
                                          .similarity = p.similarity.data});
   }

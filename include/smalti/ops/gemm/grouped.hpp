@@ -23,6 +23,7 @@ struct grouped_options : options {
   static constexpr bool scatters = false;    //!< it goes to row target[r] of c, or nowhere where that is negative
   static constexpr bool named = false;       //!< group g takes weight weight[g], or is left out where that is negative
   static constexpr bool adds = false;        //!< the result is added to what c holds
+  static constexpr int shard_width = 0;      //!< paged rows in shards: their width is a multiple of this power of two, at least 64; 0: of the tuning's tile
   using offset = std::int32_t;               //!< of the segments
 };
 //! The same for grouped_depth: a and b lie as the rows of their groups. `gathers`: row r of the groups is row source[r] of b.
@@ -55,6 +56,7 @@ struct grouped {
   static_assert(policy::explain_epilogue<Epilogue>());
   static_assert(explain_options<Options>());
   static constexpr bool pairs = policy::takes_pairs<Epilogue>, paged = !std::is_void_v<Weights>, by_rows = Options::b == b_order::n_by_k;
+  static_assert(Options::shard_width == 0 || (Options::shard_width >= 64 && (Options::shard_width & (Options::shard_width - 1)) == 0), "smalti: grouped_options::shard_width is 0 or a power of two from 64 on: the largest that divides the shards' width");
   static_assert(!paged || !pairs, "smalti: paged rows have no second half of a pair: shrink and expand without a gated epilogue");
 
   template <class T> static constexpr int step = Options::any_width ? 1 : step_of<T>;

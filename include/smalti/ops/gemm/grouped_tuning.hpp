@@ -39,11 +39,12 @@ template <bool Host, bool Paged> constexpr int decode_rows_of_groups = Host && P
 //! The default of gemm::grouped and grouped_depth. Paged rows: 16 rows of a weight are a tile, because most ranks are few; their
 //! other extent is the same in every regime: it must divide a shard's width. GPU shapes are read from machine code, not timed: not yet run on a GPU.
 template <class T, bool Pairs, class Options, bool Paged> struct grouped_tuning {
+  SMALTI_HD static constexpr int within_shard(int extent) { return Options::shard_width > 0 && Options::shard_width < extent ? Options::shard_width : extent; }
   SMALTI_HD constexpr gemm_tuning operator()(target t, gemm_regime regime) const {
     if constexpr (Paged) {
       const int few = t == target::host ? (regime == gemm_regime::decode ? 2 : 8) : 16, m = regime == gemm_regime::prefill ? 64 : few;
-      if (Options::b == b_order::n_by_k) return {.m = m, .n = 16, .k = t == target::host ? 1024 : 128 / int(sizeof(T))};
-      return {.m = m, .n = t == target::host ? 256 : 64, .k = 16, .group = t == target::host ? 1 : 0};      // along an adapter's rows: 1.8 times as fast as down the segments
+      if (Options::b == b_order::n_by_k) return {.m = m, .n = 16, .k = within_shard(t == target::host ? 1024 : 128 / int(sizeof(T)))};
+      return {.m = m, .n = within_shard(t == target::host ? 256 : 64), .k = 16, .group = t == target::host ? 1 : 0};      // along an adapter's rows: 1.8 times as fast as down the segments
     } else {
       gemm_tuning chosen = order_tuning<T, Pairs, Options>{}(t, regime);
       if (t == target::host && streams_weights<T, Options>) {

@@ -221,6 +221,41 @@ template <class Weight> status pack_imported(const Weight& w, const io::quantize
   return pack(w, arrays.source(shape), expert, memory.empty() ? nullptr : memory.data());
 }
 
+//! Rows [first, first + count) of an imported matrix as floats, k to a row and in the file's order of columns: (code - zero) * scale + minimum, one
+//! rounding an operation, as the producer's own dequantization has them. Copies codes out of the file; no format needs to be named.
+//! @pre  0 <= first, first + count <= q.n; out holds count * q.k floats
+inline void imported_values(const io::quantized& q, std::int64_t first, std::int64_t count, float* out) {
+  const auto value = [kind = q.kind](unsigned code) -> float {
+    const auto byte = std::uint8_t(code);
+    switch (kind) {
+      case io::code_kind::nf4: return policy::nf4::value(code);
+      case io::code_kind::fp4: return policy::fp4::value(code);
+      case io::code_kind::e2m1: return to_float(e2m1{byte});
+      case io::code_kind::e2m3: return to_float(e2m3{byte});
+      case io::code_kind::e3m2: return to_float(e3m2{byte});
+      case io::code_kind::e4m3: return to_float(fp8_e4m3{byte});
+      case io::code_kind::e5m2: return to_float(fp8_e5m2{byte});
+      default: return float(code);
+    }
+  };
+  float values[256];
+  for (unsigned c = 0; c < 256; ++c) values[c] = c >> q.bits == 0 ? value(c) : 0;
+  std::vector<std::uint8_t> codes(std::size_t(count * q.k));
+  q.codes(first, count, codes.data());
+  for (std::int64_t i = 0, at = 0; i < count; ++i)
+    for (std::int64_t j = 0; j < q.k; ++j, ++at) {
+      const auto g = std::size_t(q.group(first + i, j));
+      float x = values[codes[std::size_t(at)]];
+      if (q.zero != io::zero_kind::none) x -= float(q.zero == io::zero_kind::constant ? q.zero_point : int(q.zero_points[g]));
+      if (q.minimum.empty()) {
+        out[at] = x * q.scale[g];
+      } else {
+        const volatile float scaled = x * q.scale[g];      // not one step with the sum
+        out[at] = scaled + q.minimum[g];
+      }
+    }
+}
+
 namespace detail {
 // Formats whose scales a block-scaled product takes as they are.
 template <class Format> constexpr bool takes_block_scales = std::is_same_v<typename Format::scales::element, e8m0> || std::is_same_v<typename Format::scales::element, fp8_e4m3>;

@@ -65,12 +65,13 @@ template <class Operand, bool Pairs = false, int Chunk = 0, bool AlongK = false,
 //! elsewhere both operands are scaled in registers, which hold half as much.
 template <class Operand, bool Pairs = false> struct block_scaled_tuning {
   SMALTI_HD constexpr linear_tuning operator()(target t, gemm_regime regime) const {
-    constexpr int k = std::is_same_v<Operand, e2m1> ? 256 : 128;
+    constexpr bool four_bits = std::is_same_v<Operand, e2m1>;
+    constexpr int k = four_bits ? 256 : 128;
     if (t == target::host) return {.m = regime == gemm_regime::single ? 1 : regime == gemm_regime::decode ? 16 : regime == gemm_regime::few ? 64 : 128, .n = 64, .k = 256, .group = 2};
     const bool few = regime == gemm_regime::decode;
     if (t == target::sm100) return {.m = few ? 32 : regime == gemm_regime::few ? 64 : 128, .n = 128, .k = k, .weights_left = true};
     if (t == target::sm120) return {.m = few ? 16 : 64, .n = Pairs ? 64 : 128, .k = k, .weights_left = true};
-    const bool crashes = t == target::sm90 && k == 256 && !few;      // the tile compiler of 13.5.37, on 4-bit operands in depths of 64
+    const bool crashes = t == target::sm90 && four_bits && !few;      // the tile compiler of 13.5.37, on 4-bit operands in depths of 64
     return {.m = few ? 16 : 64, .n = 64, .k = crashes ? 128 : 64, .weights_left = !few};
   }
 };

@@ -118,6 +118,7 @@ private:
 //! The paper's method section was not at hand: these formulas are a reconstruction.
 struct information_density {
   static constexpr bool reads_scores = true, competes = false;
+  float scale = 1;      //!< what scores are multiplied by before their softmax: 1 / sqrt(head dim) where they are products of queries and keys
   void budgets(const cache_demand& d, int* out) const {
     for (int l = 0; l < d.layers; ++l) d.weights[l] = 1 - density(d, l);
     if (d.base < 1) return uniform{}.budgets(d, out);
@@ -132,20 +133,20 @@ struct information_density {
     apportion(d.weights, d.caps, d.layers, total, parts);
     for (int t = 0; t < d.tracks(); ++t) out[t] = parts[t / d.heads] + 1 < d.candidates[t] ? parts[t / d.heads] + 1 : d.candidates[t];
   }
-  constexpr status check() const { return {}; }
+  constexpr status check() const { return scale > 0 && scale < 3e38f ? status{} : status{errc::bad_value, "allocator: scale must be positive and finite", 0, 0}; }
   //! 1 - H / log n of the softmax of a layer's scores, in [0, 1]; adding a constant to all of them changes nothing.
-  static double density(const cache_demand& d, int l) {
+  double density(const cache_demand& d, int l) const {
     double most = -__builtin_inf(), sum = 0, weighted = 0;
     long long n = 0;
     for (int t = l * d.heads; t < (l + 1) * d.heads; ++t)
       for (int j = 0; j < d.lengths[t]; ++j, ++n) {
-        const double s = d.scores[t * d.score_stride + j];
+        const double s = double(scale) * d.scores[t * d.score_stride + j];
         most = s > most ? s : most;
       }
     if (n < 2) return 0;
     for (int t = l * d.heads; t < (l + 1) * d.heads; ++t)
       for (int j = 0; j < d.lengths[t]; ++j) {
-        const double s = d.scores[t * d.score_stride + j] - most, e = __builtin_exp(s);
+        const double s = double(scale) * d.scores[t * d.score_stride + j] - most, e = __builtin_exp(s);
         sum += e, weighted += e * s;
       }
     const double entropy = __builtin_log(sum) - weighted / sum, density = 1 - entropy / __builtin_log(double(n));

@@ -371,6 +371,23 @@ struct block {
   SMALTI_HD static void unpack_columns(Operand& b, Codec, const Words& w, const Scales& scales, const Minima& minima) {
     b.v = ct::transpose(scaled_rows<typename Operand::element, Codec>(w, scales, minima));
   }
+  SMALTI_VERB template <class Tile, class Operand, class Way> SMALTI_HD static void part_columns(Tile& x, Tile& y, const Operand& from, Way) {
+    constexpr int R = Tile::rows, C = Tile::cols;
+    const auto all = ct::element_cast<float>(from.v);
+    if constexpr (std::is_same_v<Way, column_halves>) {
+      x.v = ct::extract(all, ct::shape<R, C>{}, 0, 0);
+      y.v = ct::extract(all, ct::shape<R, C>{}, 0, 1);
+    } else {
+      const auto pairs = ct::reshape(all, ct::shape<R, C, 2>{});
+      x.v = ct::reshape(ct::extract(pairs, ct::shape<R, C, 1>{}, 0, 0, 0), ct::shape<R, C>{});
+      y.v = ct::reshape(ct::extract(pairs, ct::shape<R, C, 1>{}, 0, 0, 1), ct::shape<R, C>{});
+    }
+  }
+  SMALTI_VERB template <class Operand, class Tile, class Way> SMALTI_HD static void join_columns(Operand& t, const Tile& x, const Tile& y, Way) {
+    const auto all = joined<Way, Tile::rows, Tile::cols>(detail::hold<typename Operand::element>(x.v), detail::hold<typename Operand::element>(y.v));
+    if constexpr (is_left<Operand>) t.v = all;
+    else t.v = ct::transpose(all);
+  }
 
   SMALTI_VERB template <class Out, class Tile> SMALTI_HD static void turn(Out& out, const Tile& in) {
     static_assert(Out::rows == Tile::cols && Out::cols == Tile::rows, "smalti: a turned tile has the extents of the result, swapped");
@@ -402,6 +419,10 @@ struct block {
   }
 
  private:
+  SMALTI_VERB template <class Way, int R, int C, class Tile> SMALTI_HD static auto joined(Tile x, Tile y) {
+    if constexpr (std::is_same_v<Way, column_halves>) return ct::cat(x, y, ct::integral_constant<1>{});
+    else return ct::reshape(ct::cat(ct::reshape(x, ct::shape<R, C, 1>{}), ct::reshape(y, ct::shape<R, C, 1>{}), ct::integral_constant<2>{}), ct::shape<R, 2 * C>{});
+  }
   // Bytes of two e2m1 as [row][k].
   SMALTI_VERB template <int R, int K, class Bytes> SMALTI_HD static auto pairs_in_rows(Bytes bytes) {
     if constexpr (detail::has_block_scales) {

@@ -5,6 +5,7 @@
 #include <smalti/policy/tf32_parts.hpp>
 #include <smalti/tile/host/block_scaled.hpp>
 #include <smalti/tile/host/coded_dot.hpp>
+#include <smalti/tile/host/columns.hpp>
 #include <smalti/tile/host/dot.hpp>
 #include <smalti/tile/host/fill.hpp>
 #include <smalti/tile/host/math.hpp>
@@ -92,7 +93,7 @@ struct block : plain_memory {
       if (depth % (4 / int(sizeof(S))) == 0 || mutant(defect::left_used_past_k)) {   // whole words: used where it lies
         t.live = mutant(defect::left_reads_all_rows) ? R : inside(m.rows, std::int64_t(i) * R, R);
         t.data = m.data + std::int64_t(i) * R * m.stride + std::int64_t(j) * K;
-        t.stride = m.stride;
+        t.stride = m.stride, t.across = false;
         t.depth = depth;
         return;
       }
@@ -103,12 +104,15 @@ struct block : plain_memory {
   void load(left_panel<T, R, K>& t, const transposed_view<view<S, Step>>& m, int i, int j) {
     using panel = left_panel<T, R, K>;
     t.drop();
-    t.data = &t.own[0][0], t.stride = K, t.live = inside(m.of.cols, std::int64_t(i) * R, R), t.depth = inside(m.of.rows, std::int64_t(j) * K, K);
+    t.data = &t.own[0][0], t.across = panel::may_lie_across, t.live = inside(m.of.cols, std::int64_t(i) * R, R), t.depth = inside(m.of.rows, std::int64_t(j) * K, K);
+    const auto row = [&](int k) { return address(m.of, std::int64_t(j) * K + k, std::int64_t(i) * R); };
     const auto pack = [&](auto& out) {
-      fill_left_transposed<panel>(out, t.live, t.depth, [&](int k) { return address(m.of, std::int64_t(j) * K + k, std::int64_t(i) * R); });
+      if constexpr (panel::may_lie_across) fill_left_across<panel>(out, t.live, t.depth, row);
+      else fill_left_transposed<panel>(out, t.live, t.depth, row);
     };
-    if (keep(store_of_turned, t, m.of, i, j, 2, pack)) t.stride = panel::line;
-    else pack(t.own);
+    t.stride = panel::line;
+    if (!keep(store_of_turned, t, m.of, i, j, panel::may_lie_across ? 6 : 2, pack)) pack(t.own), t.stride = K;
+    if (t.across) t.stride = K * lane_count;
   }
   template <class T, int K, int N, class S, int Step> void load(right_panel<T, K, N>& t, const view<S, Step>& m, int i, int j) {
     using panel = right_panel<T, K, N>;
@@ -245,8 +249,7 @@ struct block : plain_memory {
     else if constexpr (std::is_same_v<T, std::int8_t>)
       dot(&acc.v[0][0], N, a.data, stride, b.data, panel::strip, a.live, columns, words * 4, nullptr, panel::strip == N ? 0 : K * panel::strip);
     else for (int n = 0; n < columns; n += panel::strip)
-      dot(&acc.v[0][n], N, a.data, stride, b.data + std::int64_t(n) * K, panel::strip, a.live,
-          columns - n < panel::strip ? columns - n : panel::strip, words * panel::per_word);
+      dot_left(&acc.v[0][n], N, a, stride, 0, b.data + std::int64_t(n) * K, panel::strip, columns - n < panel::strip ? columns - n : panel::strip, words * panel::per_word);
   }
   template <int R, int N, int K, class T> static void product(array_tile<float, R, N>& acc, const streamed_left_panel<T, R, K>& a, const right_panel<T, K, N>& b) {
     streamed_product<false>(acc, a, b);
@@ -278,8 +281,8 @@ struct block : plain_memory {
         for (int g = 0; g * group < depth; ++g) {
           for (int r = 0; r < a.live; ++r) std::memset(part[r], 0, std::size_t(wide) * sizeof(float));
           const int left_words = ceil_div(depth - g * group, panel::per_word);
-          dot(&part[0][0], panel::strip, a.data + g * group, a.stride, from + std::int64_t(g) * group * panel::strip, panel::strip, a.live, wide,
-              (left_words < group / panel::per_word ? left_words : group / panel::per_word) * panel::per_word);
+          dot_left(&part[0][0], panel::strip, a, a.stride, g * group, from + std::int64_t(g) * group * panel::strip, panel::strip, wide,
+                   (left_words < group / panel::per_word ? left_words : group / panel::per_word) * panel::per_word);
           for (int r = 0; r < a.live; ++r) {
             const product_factors here = f.at(r, g, n);
             const floats scale = here.left ? floats(*here.left) : floats(1.0f);
@@ -360,6 +363,7 @@ struct block : plain_memory {
   }
   template <class T, int R, int K> static void mask_depth(left_panel<T, R, K>& t, int first, int last) {
     if (first <= 0 && last >= t.depth) return;
+    static_assert(!left_panel<T, R, K>::may_lie_across, "smalti: a left operand that may lie across has no masked depth: mask the right one");
     const auto* const from = t.data;
     for (int r = 0; r < t.live; ++r)
       for (int k = 0; k < K; ++k) t.own[r][k] = k >= first && k < last && k < t.depth ? from[r * t.stride + k] : typename left_panel<T, R, K>::storage{};
@@ -461,6 +465,8 @@ struct block : plain_memory {
   template <class Operand, class Codec, class Words, class Scales, class Minima> static void unpack_columns(Operand& b, Codec, const Words& w, const Scales& scales, const Minima& minima) {
     host::unpack_columns(b, detail::decoder_of<typename Operand::element, Codec>(w, scales, minima));
   }
+  template <class Tile, class Operand, class Way> static void part_columns(Tile& x, Tile& y, const Operand& from, Way) { host::part_columns<Way>(x, y, from); }
+  template <class Operand, class Tile, class Way> static void join_columns(Operand& t, const Tile& x, const Tile& y, Way) { host::join_columns<Way>(t, x, y); }
   template <int Tile, class Codec, int N, int Words, class T, class Scales, class Zeros, class... W>
   static void unpack_scaled(right_panel<T, 4 * Words, N>& b, Codec codec, const Scales& scales, const Zeros& zeros, const packed_words<N, Words>& w, const W&... more) {
     own(b);

@@ -85,6 +85,9 @@ void coded_few(float* acc, const char* left, const word_parts<Planes::parts>& w,
   using V = avx512_vector;
   constexpr int vectors = 4, sharers = Planes::positions(0), part = Tile % sharers, share = N == 64 ? (vectors + sharers - 1) / sharers : 0;
   constexpr std::int64_t line = most_coded_words * word;
+  // A panel's last word tile may lack rows (K = 576: half of 32): what follows is the next panel, behind the place of those.
+  constexpr int line_of_words = N * word;
+  const int rows = part == 0 ? count : int(Planes::words), jump = (Planes::words - rows) * line_of_words;
   columns.right += columns.step == 0 ? 0 : n;
   if constexpr (Corrected) columns.minima += n;
   for (int g = 0, i = 0; i < count; ++g) {
@@ -98,12 +101,19 @@ void coded_few(float* acc, const char* left, const word_parts<Planes::parts>& w,
     for (const int end = count - i < per_group ? count : i + per_group; i < end; ++i) {
       // Close ahead of the first pass over a word tile, as far as leads the hardware on; later passes find it in the cache and ask
       // for the beginning of the next one. (Further ahead is slower: the requests queue up for the first-level cache.)
-      const char* ahead = reinterpret_cast<const char*>(w.data[0] + (part == 0 ? i + 4 : Planes::words) * w.stride[0] + n) + (part == 0 ? 0 : i * 64);
+      const int next = part == 0 ? i + 4 : Planes::words;
+      const char* ahead = reinterpret_cast<const char*>(w.data[0] + next * w.stride[0] + n) + (part == 0 ? next < rows ? 0 : jump : i * 64);
       SMALTI_UNROLL
       for (int p = 0; p < (part == 0 ? vectors : 1); ++p) _mm_prefetch(ahead + p * 64, _MM_HINT_T0);
       // And the second level for this pass's share of a word tile, evenly: it has more requests under way than the first.
-      SMALTI_UNROLL
-      for (int p = 0; p < share; ++p) _mm_prefetch(reinterpret_cast<const char*>(w.data[0]) + farther + n * Planes::words * word + ((part * Planes::words + i) * share + p) * 64, _MM_HINT_T1);
+      if constexpr (share > 0) {
+        const int each = jump == 0 ? share : share * sharers, from = farther + (part * Planes::words + i) * each * 64;
+        const char* later = reinterpret_cast<const char*>(w.data[0]) + from + (from < rows * line_of_words ? 0 : jump);
+        SMALTI_UNROLL
+        for (int p = 0; p < share; ++p) _mm_prefetch(later + p * 64, _MM_HINT_T1);
+        if (jump != 0)
+          for (int p = share; p < each; ++p) _mm_prefetch(later + p * 64, _MM_HINT_T1);
+      }
       __m512i b[vectors];
       SMALTI_UNROLL
       for (int v = 0; v < vectors; ++v) b[v] = (__m512i)quad<Tile, Planes>(w, i, n + v * 16).v[0];

@@ -61,6 +61,14 @@ inline void dot(float* acc, std::int64_t acc_stride, const float* left, std::int
                                      rows, cols, k);
 }
 
+//! The same with the left operand across: sixteen rows of it are neighbouring elements, [rows / 16][k][16], `left_stride` from sixteen rows to
+//! the next. The same bits.
+inline void dot_across(float* acc, std::int64_t acc_stride, const float* left, std::int64_t left_stride, const float* right, std::int64_t right_width, int rows, int cols,
+                       int k) {
+  using namespace detail;
+  dot_panel_across<float_steps<dot_vector>>(bytes(acc), acc_stride * word, bytes(left), left_stride * word, bytes(right), right_width, rows, cols, k);
+}
+
 //! acc[r, n] += sum over p of left[r, p] * right[p, n], bf16 operands, sums in f32
 //!
 //! @param right  pairs of rows interleaved: [k / 2][right_width][2]

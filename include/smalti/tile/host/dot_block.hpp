@@ -150,6 +150,75 @@ void dot_panel(char* acc, std::int64_t acc_stride, const char* left, std::int64_
   }
 }
 
+// Left operands that lie across, [rows / 16][step][16]: of sixteen rows a step is one cache line. `next`: lines that are wanted next, one in
+// two steps (one a step would be more than the third-level cache gives), or null.
+constexpr int across_rows = 16;
+template <class Steps, int Rows, int Vectors>
+[[gnu::noinline]] void dot_block_across(char* acc, std::int64_t acc_stride, const char* left, const char* right, std::int64_t right_stride, int count, const char* next) {
+  constexpr int bytes = Steps::width * word, line = across_rows * word;
+  typename Steps::sum sum[Rows][Vectors];
+  SMALTI_UNROLL
+  for (int r = 0; r < Rows; ++r)
+    SMALTI_UNROLL
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = Steps::load(acc + r * acc_stride + v * bytes);
+  for (; count > 0; --count) {
+    typename Steps::operand b[Vectors];
+    SMALTI_UNROLL
+    for (int v = 0; v < Vectors; ++v) b[v] = Steps::right(0, right + v * bytes);
+    if (next && count % 2 == 0) {
+      __builtin_prefetch(next, 0, 3);
+      next += line;
+    }
+    SMALTI_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      const typename Steps::operand a = Steps::left(left + r * word);
+      SMALTI_UNROLL
+      for (int v = 0; v < Vectors; ++v) sum[r][v] = Steps::add(sum[r][v], a, b[v]);
+    }
+    left += line;
+    right += right_stride;
+  }
+  SMALTI_UNROLL
+  for (int r = 0; r < Rows; ++r)
+    SMALTI_UNROLL
+    for (int v = 0; v < Vectors; ++v) Steps::store(acc + r * acc_stride + v * bytes, sum[r][v]);
+}
+
+// Sixteen rows at most and the columns of one strip: groups of `Rows`, then of fewer. The first two fetch a half each of what is wanted next.
+template <class Steps, int Rows, int Vectors>
+void dot_rows_across(char* acc, std::int64_t acc_stride, const char* left, const char* right, std::int64_t right_stride, int rows, int cols, int count, const char* next) {
+  constexpr int step = Vectors * Steps::width;
+  int n = 0;
+  for (; n + step <= cols; n += step) {
+    char* to = acc + n * word;
+    const char* from = left;
+    int rest = rows;
+    for (; rest >= Rows; rest -= Rows, to += Rows * acc_stride, from += Rows * word)
+      dot_block_across<Steps, Rows, Vectors>(to, acc_stride, from, right + n * word, right_stride, count,
+                                             next == nullptr || rows - rest >= 2 * Rows ? nullptr : next + (rows - rest) / Rows * (count / 2) * across_rows * word);
+    if constexpr (Rows > 1)
+      if (rest > 0) dot_rows_across<Steps, (Rows > 4 ? 4 : Rows / 2), Vectors>(to, acc_stride, from, right + n * word, right_stride, rest, step, count, nullptr);
+  }
+  if constexpr (step > 16)
+    if (n < cols) dot_rows_across<Steps, Rows, Vectors / 2>(acc + n * word, acc_stride, left, right + n * word, right_stride, rows, cols - n, count, nullptr);
+}
+
+//! @param column_bytes  of `left`, from sixteen rows to the next
+template <class Steps>
+void dot_panel_across(char* acc, std::int64_t acc_stride, const char* left, std::int64_t column_bytes, const char* right, std::int64_t right_width, int rows, int cols, int count) {
+  static_assert(!Steps::corrects && !Steps::prepares && Steps::parts == 1, "smalti: a left operand that lies across is taken as it is");
+  const std::int64_t right_stride = right_width * word;
+  for (int n = 0; n < cols; n += strip_cols)
+    for (int s = 0; s < count; s += chunk_steps) {
+      const int steps = count - s < chunk_steps ? count - s : chunk_steps;
+      const char* from = left + s * across_rows * word;
+      for (int r = 0; r < rows; r += across_rows, from += column_bytes)
+        dot_rows_across<Steps, Steps::rows, Steps::vectors>(acc + r * acc_stride + n * word, acc_stride, from, right + s * right_stride + n * word, right_stride,
+                                                            rows - r < across_rows ? rows - r : across_rows, cols - n < strip_cols ? cols - n : strip_cols, steps,
+                                                            rows - r > across_rows ? from + column_bytes : nullptr);
+    }
+}
+
 // Left rows that were prepared before.
 template <class Steps> struct as_prepared : Steps {
   static constexpr bool prepares = false;

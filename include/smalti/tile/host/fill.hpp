@@ -23,6 +23,7 @@ constexpr int inside(std::int64_t cols, std::int64_t first, int width) {
 template <class T, int R, int K, class Row> void fill_left(left_panel<T, R, K>& t, int valid, Row row) {
   t.data = &t.own[0][0];
   t.stride = K;
+  t.across = false;
   t.live = 0;
   t.depth = valid;
   const int width = round_up(valid, lane_count) < K ? round_up(valid, lane_count) : K;
@@ -102,6 +103,25 @@ template <class Panel, int Line, class Row> void fill_left_transposed(typename P
         }
       }
     }
+  }
+}
+
+//! Left panel across: sixteen rows of the panel, all k of them, then the next; from rows of k, `row(k)` for k < `depth`, the first `valid` of their elements.
+//! Those 32 rows on are fetched ahead: they are pages apart. So are the lines that are written, if the panel is kept. (1024^2 floats in panels of
+//! 96 rows, one thread, in turns: 0.5 ms where caches hold the panels, else 1.0; turned 1.6.)
+template <class Panel, class Row> void fill_left_across(typename Panel::storage (&out)[Panel::rows][Panel::cols], int valid, int depth, Row row) {
+  auto* const first = &out[0][0];
+  for (int k = 0; k < depth; ++k) {
+    const auto* from = row(k);
+    if (const auto* next = row(k + 32))
+      for (int r = 0; r < valid; r += 64 / int(sizeof(*next))) __builtin_prefetch(next + r, 0, 2);
+    int r = 0;
+    for (; r + lane_count <= valid; r += lane_count) {
+      auto* const to = first + std::int64_t(r) * Panel::cols + k * lane_count;
+      if (k + 16 < depth) __builtin_prefetch(to + 16 * lane_count, 1, 2);
+      fetch(to, from + r, lane_count, lane_count);
+    }
+    if (r < valid) fetch(first + std::int64_t(r) * Panel::cols + k * lane_count, from + r, valid - r, lane_count);
   }
 }
 

@@ -246,6 +246,7 @@ template <class T> inline lanes<value_of<T>> lookup(const T* memory, uniform ind
   return read(one)[0];
 }
 template <class T> inline lanes<value_of<T>> lookup(const T* memory, ints index, int limit) {
+  if (!any(index != ints(index[0]))) return lookup(memory, uniform(index[0]), limit);          // sixteen tokens of one page
   int at[lane_count];
   write(at, index);
   const T zero = {};

@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <initializer_list>
 #include <new>
+#include <type_traits>
 #include <smalti/core/float.hpp>
+#include <smalti/tile/host/dot.hpp>
 #include <smalti/tile/host/lanes.hpp>
 #include <smalti/tile/mutant.hpp>
 #include <smalti/tile/vocabulary.hpp>
@@ -147,11 +149,15 @@ struct left_panel {
   std::int64_t stride = K;
   int live = R, depth = K;
   static constexpr int per_word = 4 / int(sizeof(storage));
+  // Operands of float products that would have to be turned lie across instead: [R / 16][k][16], pieces of rows as they are in memory.
+  // The inner product takes either, and copying costs less than turning.
+  static constexpr bool may_lie_across = std::is_same_v<T, tf32> && R % lane_count == 0;
+  bool across = false;                             // then `stride` is from sixteen rows to the next
   panel_store* kept = nullptr;                     // where `data` lies, if it is a turned panel that is kept
   // Rows of a kept panel are a cache line apart from a power of two: sixteen of them are written at a time, and would
   // otherwise crowd into one or two sets of the first-level cache.
   static constexpr int line = K * int(sizeof(storage)) % 1024 == 0 ? K + 64 / int(sizeof(storage)) : K;
-  using array = storage[R][line];
+  using array = storage[R][may_lie_across ? K : line];
   alignas(64) storage own[R][K];
   left_panel() {}                                  // `own` stays as it is: filling it would cost more than the product
   left_panel(const left_panel&) = delete;
@@ -161,6 +167,15 @@ struct left_panel {
     kept = nullptr;
   }
 };
+
+// acc += the columns of a from `first` on, whichever way it lies, times `right`: dot (dot.hpp).
+template <class T, int R, int K>
+void dot_left(float* acc, std::int64_t acc_stride, const left_panel<T, R, K>& a, std::int64_t stride, int first, const typename left_panel<T, R, K>::storage* right, std::int64_t right_width, int cols,
+              int k) {
+  if constexpr (left_panel<T, R, K>::may_lie_across)
+    if (a.across) return dot_across(acc, acc_stride, a.data + first * lane_count, stride, right, right_width, a.live, cols, k);
+  dot(acc, acc_stride, a.data + first, stride, right, right_width, a.live, cols, k);
+}
 
 template <class T, int K, int N>
 struct right_panel {

@@ -43,11 +43,20 @@ inline std::int64_t shuffled(std::int64_t i, std::int64_t count, std::uint64_t s
   return std::int64_t(mutant(defect::shuffle_repeats_blocks) ? x / 2 * 2 : x);
 }
 
+namespace detail {
+// Blocks that are worth a thread: an agent whose blocks take less time than to wake one says how many make up for it.
+template <class Agent> constexpr int blocks_of_a_thread() {
+  if constexpr (requires { Agent::blocks_of_a_thread; }) return Agent::blocks_of_a_thread;
+  else return 1;
+}
+}  // namespace detail
+
 //! Calls agent(block) for every block of the grid. `panels` is shared out among the threads, to keep packed right
 //! operands in, and `turned`, to keep left operands that lie across their rows; with none, each block packs its own.
 template <class Agent> void run(const host_context& context, const Agent& agent, grid size, workspace panels = {}, workspace turned = {}) {
   const std::int64_t blocks = size.count();
-  const int threads = int(std::min<std::int64_t>(thread_count(context), blocks));
+  constexpr int least = detail::blocks_of_a_thread<Agent>();
+  const int threads = int(std::min<std::int64_t>(thread_count(context), (blocks + least - 1) / least));
   if (threads <= 0) return;
   const std::int64_t chunk = context.shuffle != 0 ? 1 : std::max<std::int64_t>(1, blocks / (threads * 8));
   const std::size_t share = panels.size / threads / 64 * 64, turned_share = turned.size / threads / 64 * 64;

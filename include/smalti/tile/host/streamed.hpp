@@ -24,7 +24,8 @@ struct streamed_left_panel {
   const storage* at[pieces + beyond];              // behind the last piece: what is probably wanted next, or null
   std::int64_t stride[pieces + beyond];
   int live = pieces, depth = K;                    // pieces with a row from memory; columns
-  int ahead = piece;                               // rows: how far what follows is fetched, at most `beyond` pieces
+  int ahead = piece;                               // rows: how far what follows is fetched, at most one piece
+  bool gathered = false;                           // pieces lie apart: their beginnings are fetched earlier
   alignas(64) storage own[R][K];
   streamed_left_panel() {}
   streamed_left_panel(const streamed_left_panel&) = delete;
@@ -41,19 +42,20 @@ struct streamed_right_panel {
   std::int64_t stride[pieces + beyond];
   const storage* row[K];
   int live = N, depth = K;                         // columns and rows that came from memory
-  int ahead = piece;                               // rows: how far what follows is fetched, at most `beyond` pieces
+  int ahead = piece;                               // rows: how far what follows is fetched, at most one piece
+  bool gathered = false;                           // pieces lie apart: their beginnings are fetched earlier
   alignas(64) storage own[K][N];
   streamed_right_panel() {}
   streamed_right_panel(const streamed_right_panel&) = delete;
 };
 
-//! Rows to fetch ahead where they follow one another: 2 KiB, to the first-level cache; farther, fetches compete with the loads that they
-//! should help.
-template <class T> constexpr int rows_ahead(int columns) { return std::clamp(2048 / (columns * int(sizeof(T))), 1, 16); }
-//! Rows gathered from pages are fetched two pieces ahead, to the second-level cache: the processor does not foresee the next page, and
-//! the first level has too few places for what is under way. (Pages of 4 KiB in random order, read beside arithmetic: 8.4 GB/s without,
-//! 10.7 one page ahead to the first level, 11.6 two pages ahead to the second, 9.5 where the pages follow one another.)
-constexpr int gathered_ahead = 32;
+//! Rows to fetch ahead: 2 KiB, to the first-level cache; farther, fetches compete with the loads that they should help.
+template <class T> constexpr int rows_ahead(int columns, int bytes = 2048) { return std::clamp(bytes / (columns * int(sizeof(T))), 1, 16); }
+//! Of pieces gathered from pages, the first rows are fetched two pieces ahead as well, to the second-level cache: the processor does not
+//! foresee the next page, but where its beginning has been asked for, it follows it to its end. (Pages of 4 KiB in random order, read
+//! without arithmetic: 12.9 GB/s, 12.5 where all of the page after the next is fetched, 14.7 where its first KiB is; one after another, 15.7.
+//! Under the product with keys 11.9 GB/s with all of it, 12.4 with the first rows; with values 10.5 and 11.6.)
+constexpr int first_rows_fetched = 4, pieces_ahead = 2, gathered_value_bytes = 3072;
 
 //! Where what is probably wanted next lies: row r, r < 32, at row(r), or null.
 template <class Panel, class Row> void announce_rows(Panel& t, Row row) {
@@ -101,7 +103,7 @@ template <class T, int R, int K, class Row> void fill_streamed_left(streamed_lef
     }
   }
   announce_nothing(t);
-  t.ahead = panel::piece;
+  t.ahead = panel::piece, t.gathered = false;
 }
 //! The same of rows that lie `stride` elements apart, `count` of them. Behind them lies what is probably wanted next, if `more`.
 template <class T, int R, int K> void fill_streamed_left(streamed_left_panel<T, R, K>& t, int valid, const typename streamed_left_panel<T, R, K>::storage* first, std::int64_t stride, int count, bool more) {
@@ -112,7 +114,7 @@ template <class T, int R, int K> void fill_streamed_left(streamed_left_panel<T, 
   for (int g = 0; g < panel::pieces; ++g) t.at[g] = first + g * panel::piece * stride, t.stride[g] = stride;
   if (more) announce_rows(t, [=](int r) { return first + (R + r) * stride; });
   else announce_nothing(t);
-  t.ahead = rows_ahead<typename panel::storage>(K);
+  t.ahead = rows_ahead<typename panel::storage>(K), t.gathered = false;
 }
 //! The same of rows of a matrix by their numbers: pieces that follow one another are seen by their numbers.
 template <class T, int R, int K, class S, int Step, class Rows> void gather_streamed_left(streamed_left_panel<T, R, K>& t, int valid, const view<S, Step>& m, const Rows& rows, int j) {
@@ -125,12 +127,12 @@ template <class T, int R, int K, class S, int Step, class Rows> void gather_stre
         for (int g = 0; g < panel::pieces; ++g) t.at[g] = m.data + std::int64_t(rows.v[g * panel::piece] + (mutant(defect::gather_one_row_late) ? 1 : 0)) * m.stride + std::int64_t(j) * K, t.stride[g] = m.stride;
         t.depth = valid, t.live = panel::pieces - (mutant(defect::left_loses_last_row) ? 1 : 0);
         announce_nothing(t);
-        t.ahead = gathered_ahead;
+        t.ahead = rows_ahead<typename panel::storage>(K), t.gathered = true;
         return;
       }
     }
   fill_streamed_left(t, valid, [&](int r) { return address(m, rows.v[r] + (mutant(defect::gather_one_row_late) ? 1 : 0), std::int64_t(j) * K); });
-  t.ahead = gathered_ahead;
+  t.ahead = rows_ahead<typename panel::storage>(K), t.gathered = true;
 }
 
 //! Row k of a right panel from row(k), `valid` elements of each, the rest zero.
@@ -138,7 +140,7 @@ template <class T, int K, int N, class Row> void fill_streamed_right(streamed_ri
   using panel = streamed_right_panel<T, K, N>;
   using storage = typename panel::storage;
   using source = std::remove_cv_t<std::remove_pointer_t<decltype(row(0))>>;
-  t.live = valid, t.depth = depth, t.ahead = gathered_ahead;
+  t.live = valid, t.depth = depth, t.ahead = rows_ahead<storage>(N, gathered_value_bytes), t.gathered = true;
   for (int g = 0; g < panel::pieces; ++g) t.at[g] = nullptr, t.stride[g] = 0;
   for (int k = 0; k < depth; ++k) {
     const source* p = row(k);
@@ -155,7 +157,7 @@ template <class T, int K, int N, class Row> void fill_streamed_right(streamed_ri
 //! The same of the `depth` rows that lie `stride` elements apart, whole packs of elements that are used where they lie.
 template <class T, int K, int N> void fill_streamed_right(streamed_right_panel<T, K, N>& t, int depth, int valid, const typename streamed_right_panel<T, K, N>::storage* first, std::int64_t stride, bool more) {
   using panel = streamed_right_panel<T, K, N>;
-  t.live = valid, t.depth = depth, t.ahead = rows_ahead<typename panel::storage>(N);
+  t.live = valid, t.depth = depth, t.ahead = rows_ahead<typename panel::storage>(N), t.gathered = false;
   for (int g = 0; g < panel::pieces; ++g) t.at[g] = g * panel::piece < depth ? first + g * panel::piece * stride : nullptr, t.stride[g] = stride;
   if (more) announce_rows(t, [=](int r) { return first + (K + r) * stride; });
   else announce_nothing(t);
@@ -170,7 +172,7 @@ template <class T, int K, int N, class S, int Step, class Rows> void gather_stre
       for (int g = 0; g < panel::pieces; ++g) even = even && consecutive_rows(&rows.v[g * panel::piece], m.rows);
       if (even) {
         for (int g = 0; g < panel::pieces; ++g) t.at[g] = m.data + std::int64_t(rows.v[g * panel::piece]) * m.stride + column, t.stride[g] = m.stride;
-        t.live = valid, t.depth = K, t.ahead = gathered_ahead;
+        t.live = valid, t.depth = K, t.ahead = rows_ahead<typename panel::storage>(N, gathered_value_bytes), t.gathered = true;
         announce_nothing(t);
         return;
       }
@@ -182,7 +184,7 @@ namespace detail {
 
 #if SMALTI_DOT_LEVEL >= 4
 // Sixteen columns, 16 * Chunks words: the right operand stays in tiles 4 to 7.
-template <int Chunks, bool Fresh, bool Far, class Panel>
+template <int Chunks, bool Fresh, bool Gathered, class Panel>
 void amx_streamed(float* acc, std::int64_t acc_stride, const Panel& a, const char* right) {
   constexpr std::int64_t line = 16 * word;
   const int ahead = a.ahead;
@@ -198,12 +200,18 @@ void amx_streamed(float* acc, std::int64_t acc_stride, const Panel& a, const cha
     char* to = bytes(acc + std::int64_t(g) * 16 * acc_stride);
     // Its share of the sixteen rows, in the order of their addresses. Inlined: g++ 12 drops calls of functions that only prefetch.
     const auto fetch_ahead = [&](int chunk) __attribute__((always_inline)) {
+      if constexpr (Gathered)
+        if (const auto* first = a.at[g + pieces_ahead])
+          for (int r = first_rows_fetched * chunk / Chunks; r < first_rows_fetched * (chunk + 1) / Chunks; ++r) {
+            SMALTI_UNROLL
+            for (int i = 0; i < Chunks; ++i) __builtin_prefetch(bytes(first + r * a.stride[g + pieces_ahead]) + i * 64, 0, 2);
+          }
       for (int r = 16 * chunk / Chunks; r < 16 * (chunk + 1) / Chunks; ++r) {
         const int later = g + (r + ahead) / 16;
         if (a.at[later] == nullptr) return;
         const char* row = bytes(a.at[later]) + (r + ahead) % 16 * a.stride[later] * size;
         SMALTI_UNROLL
-        for (int i = 0; i < Chunks; ++i) __builtin_prefetch(row + i * 64, 0, Far ? 2 : 3);
+        for (int i = 0; i < Chunks; ++i) __builtin_prefetch(row + i * 64, 0, 3);
       }
     };
     if constexpr (Fresh) _tile_zero(0);
@@ -243,7 +251,7 @@ void streamed_product(array_tile<float, R, N>& acc, const streamed_left_panel<T,
 #if SMALTI_DOT_LEVEL >= 4
   if constexpr (std::is_same_v<typename panel::storage, bf16> && N == 16 && K % 32 == 0 && K <= 128)
     if (depth == K && columns == N && detail::amx_is_usable()) {
-      if (a.ahead > a.piece) detail::amx_streamed<K / 32, Fresh, true>(&acc.v[0][0], N, a, detail::bytes(b.data));
+      if (a.gathered) detail::amx_streamed<K / 32, Fresh, true>(&acc.v[0][0], N, a, detail::bytes(b.data));
       else detail::amx_streamed<K / 32, Fresh, false>(&acc.v[0][0], N, a, detail::bytes(b.data));
       return;
     }
@@ -262,6 +270,7 @@ void streamed_product(array_tile<float, R, N>& acc, const streamed_left_panel<T,
 //! memory is read in the order of its addresses and the sums still stay in registers for a while.
 template <class T, int R, int K, int N>
 void streamed_product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a, const streamed_right_panel<T, K, N>& b) {
+  static_assert(!left_panel<T, R, K>::may_lie_across, "smalti: a left operand that may lie across has no product with a right one that is used where it lies: load that one");
   using storage = typename streamed_right_panel<T, K, N>::storage;
   constexpr int registers = SMALTI_DOT_LEVEL >= 2 ? 16 : SMALTI_DOT_LEVEL == 1 ? 4 : 2, side = registers / R, together = 16;
   constexpr int vectors = side >= 4 && N % 64 == 0 ? 4 : side >= 2 && N % 32 == 0 ? 2 : 1, width = vectors * lane_count;
@@ -270,18 +279,24 @@ void streamed_product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a
   for (int r = 0; r < R; ++r)
     for (int k = 0; k < depth; k += lane_count)
       write(&weights[r][k], r < a.live ? depth - k < lane_count ? read(a.data + r * a.stride + k, depth - k) : read(a.data + r * a.stride + k) : floats(0.0f));
-  // `count` packs of columns from n on, rows [first, last); rows that `far` names are asked for meanwhile.
-  const auto strip = [&](auto packs, auto far, int n, int first, int last) __attribute__((always_inline)) {
+  // `count` packs of columns from n on, rows [first, last).
+  const auto strip = [&](auto packs, auto gathered, int n, int first, int last) __attribute__((always_inline)) {
     constexpr int count = decltype(packs)::value;
-    constexpr bool distant = decltype(far)::value;
+    constexpr bool apart = decltype(gathered)::value;
+    const int g = first / together;
+    const storage* const far = apart ? b.at[g + pieces_ahead] : nullptr;
     floats sum[R][count];
     SMALTI_UNROLL
     for (int r = 0; r < R; ++r)
       SMALTI_UNROLL
       for (int v = 0; v < count; ++v) sum[r][v] = read(&acc.v[r][n + v * lane_count]);
     const auto multiply_row = [&](int k, const storage* from, const storage* later) __attribute__((always_inline)) {
+      if (apart && far != nullptr && k - first < first_rows_fetched) {
+        SMALTI_UNROLL
+        for (int i = 0; i < count * lane_count * int(sizeof(storage)); i += 64) __builtin_prefetch(detail::bytes(far + (k - first) * b.stride[g + pieces_ahead] + n) + i, 0, 2);
+      }
       SMALTI_UNROLL
-      for (int i = 0; i < count * lane_count * int(sizeof(storage)); i += 64) __builtin_prefetch(detail::bytes(later) + i, 0, distant ? 2 : 3);
+      for (int i = 0; i < count * lane_count * int(sizeof(storage)); i += 64) __builtin_prefetch(detail::bytes(later) + i, 0, 3);
       floats x[count];
       SMALTI_UNROLL
       for (int v = 0; v < count; ++v) x[v] = read(from + v * lane_count);
@@ -290,7 +305,7 @@ void streamed_product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a
         SMALTI_UNROLL
         for (int v = 0; v < count; ++v) sum[r][v] = fma(floats(weights[r][k]), x[v], sum[r][v]);
     };
-    const int g = first / together, shift = b.ahead % together, later_piece = g + b.ahead / together;
+    const int shift = b.ahead % together, later_piece = g + b.ahead / together;
     if (const storage* at = b.at[g]) {
       // The rows ahead are in one piece, or in it and the next one. What is not announced is asked for again: it is there.
       const bool here = b.at[later_piece] != nullptr, there = shift > 0 && b.at[later_piece + 1] != nullptr;
@@ -310,15 +325,15 @@ void streamed_product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a
       SMALTI_UNROLL
       for (int v = 0; v < count; ++v) write(&acc.v[r][n + v * lane_count], sum[r][v]);
   };
-  const auto all = [&](auto far) __attribute__((always_inline)) {
+  const auto all = [&](auto gathered) __attribute__((always_inline)) {
     for (int first = 0; first < depth; first += together) {
       const int last = first + together < depth ? first + together : depth;
       int n = 0;
-      for (; n + width <= round_up(b.live, lane_count); n += width) strip(std::integral_constant<int, vectors>{}, far, n, first, last);
-      for (; n < b.live; n += lane_count) strip(std::integral_constant<int, 1>{}, far, n, first, last);
+      for (; n + width <= round_up(b.live, lane_count); n += width) strip(std::integral_constant<int, vectors>{}, gathered, n, first, last);
+      for (; n < b.live; n += lane_count) strip(std::integral_constant<int, 1>{}, gathered, n, first, last);
     }
   };
-  if (b.ahead > b.piece) all(std::true_type{});
+  if (b.gathered) all(std::true_type{});
   else all(std::false_type{});
 }
 
