@@ -59,7 +59,7 @@ def main():
         recall = ask("--recall", of("recall.jsonl"), "--context", "8192", "--attention", attention)
         figures = ", ".join(f"{p['right']} of {p['asked']} at {p['up_to']} ({p['reference_right']})" for p in recall["by_length"])
         # Beyond 2,048 tokens a budget of 1,024 keys falls short on this model (docs/generate.md says why): held to what it had.
-        held = {"quest:1024": {4096: 5, 8000: 5}, "hip:1024": {4096: 9, 8000: 5}}.get(attention, {})
+        held = {"quest:1024": {4096: 6, 8000: 6}, "hip:1024": {4096: 9, 8000: 5}}.get(attention, {})
         check(f"recall, {attention}", figures, all(p["right"] >= held.get(p["up_to"], p["reference_right"] - 1) for p in recall["by_length"]))
     return 1 if wrong else 0
 
