@@ -10,24 +10,12 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import torch_peer
 
 ALL = 16384
-
-
-def ours(executable, name):
-    with tempfile.TemporaryDirectory() as folder:
-        out = os.path.join(folder, "out.json")
-        subprocess.run([executable, f"--benchmark_filter=^{name}$", f"--benchmark_out={out}", "--benchmark_out_format=json"],
-                       check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        with open(out) as file:
-            result = json.load(file)
-    (case,) = result["benchmarks"]
-    if case.get("error_occurred"):
-        raise RuntimeError(f"{name}: {case['error_message']}")
-    return case["real_time"] * {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1}[case["time_unit"]], result["context"]
 
 
 def theirs(torch, backend, q, k, v, causal, flush):
@@ -72,7 +60,7 @@ def main():
                     continue
                 mine, other, refused = [], {key: [] for key in backends}, []
                 for _ in range(options.rounds):
-                    seconds, context = ours(options.executable, name)
+                    seconds, context = torch_peer.measure_ours(options.executable, name, "$")
                     mine.append(seconds)
                     for key, backend in backends.items():
                         try:

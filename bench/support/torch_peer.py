@@ -9,10 +9,11 @@ import tempfile
 import time
 
 
-def measure_ours(executable, name):
+def measure_ours(executable, name, behind="/"):
+    """Seconds and context of the one benchmark of that name; behind: what follows it, $ where nothing does."""
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out.json")
-        subprocess.run([executable, f"--benchmark_filter=^{name}/", f"--benchmark_out={out}", "--benchmark_out_format=json"],
+        subprocess.run([executable, f"--benchmark_filter=^{name}{behind}", f"--benchmark_out={out}", "--benchmark_out_format=json"],
                        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with open(out) as file:
             result = json.load(file)
