@@ -1,4 +1,4 @@
-"""One executable of the benchmarks beside PyTorch on one thread, in turns: one round of ours, one of its."""
+"""One executable of the benchmarks beside PyTorch, on one thread or on a GPU, in turns: one round of ours, one of its."""
 import argparse
 import json
 import os
@@ -32,17 +32,34 @@ def measure_torch(work, repeats, inner):
     return (time.thread_time() - start) / (repeats * inner)
 
 
-def compare(description, cases, repeats, inner=1):
-    """cases(torch) yields (name of our benchmark, what PyTorch runs, its name). Returns the exit status; 77 without PyTorch."""
+def found_torch():
+    """PyTorch, or None and a sentence."""
+    try:
+        import torch
+        return torch
+    except ImportError:
+        print("PyTorch is not installed")
+        return None
+
+
+def options_of(description, rounds):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--executable", required=True)
     parser.add_argument("--json", required=True)
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
-    try:
-        import torch
-    except ImportError:
-        print("PyTorch is not installed")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    return parser
+
+
+def write(file, context, torch, benchmarks):
+    with open(file, "w") as out:
+        json.dump({"context": dict(context, peers=f"PyTorch {torch.__version__}"), "benchmarks": benchmarks}, out, indent=1)
+
+
+def compare(description, cases, repeats, inner=1):
+    """cases(torch) yields (name of our benchmark, what PyTorch runs, its name). Returns the exit status; 77 without PyTorch."""
+    options = options_of(description, 9).parse_args()
+    torch = found_torch()
+    if torch is None:
         return 77
     torch.set_num_threads(1)
     benchmarks, context = [], {}
@@ -56,6 +73,57 @@ def compare(description, cases, repeats, inner=1):
             benchmarks.append({"name": f"{name}/torch", "run_type": "iteration", "real_time": statistics.median(ours) * 1e6, "time_unit": "us",
                                "peer_ratio.torch": statistics.median(t / o for o, t in zip(ours, theirs)),
                                "label": f"peers: PyTorch {torch.__version__} {function}, one thread"})
-    with open(options.json, "w") as file:
-        json.dump({"context": dict(context, peers=f"PyTorch {torch.__version__}"), "benchmarks": benchmarks}, file, indent=1)
+    write(options.json, context, torch, benchmarks)
+    return 0
+
+
+def measure_torch_on_gpu(torch, work, flush):
+    """Seconds of one work(), by events, the second-level cache emptied before: that takes the GPU longer than Python takes to start the work."""
+    times = []
+    for _ in range(6):
+        flush.zero_()
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return statistics.median(times[1:])
+
+
+def compare_on_gpu(description, cases):
+    """cases(torch, wanted) yields (name of our benchmark, {name of a peer: what PyTorch runs}) for names that wanted(name) holds of.
+    A peer that refuses a case is named in its label. Returns the exit status; 77 without PyTorch or a GPU."""
+    parser = options_of(description, 5)
+    parser.add_argument("--filter", default="")
+    options = parser.parse_args()
+    torch = found_torch()
+    if torch is None:
+        return 77
+    if not torch.cuda.is_available():
+        print("PyTorch sees no GPU")
+        return 77
+    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+    benchmarks, context = [], {}
+    for name, peers in cases(torch, lambda name: options.filter in name):
+        ours, theirs, refused = [], {peer: [] for peer in peers}, []
+        for _ in range(options.rounds):
+            seconds, context = measure_ours(options.executable, name, "$")
+            ours.append(seconds)
+            for peer, work in peers.items():
+                try:
+                    theirs[peer].append(measure_torch_on_gpu(torch, work, flush))
+                except RuntimeError as error:
+                    if peer not in refused:
+                        refused.append(peer)
+                        print(f"{name}: {peer}: {str(error).splitlines()[0]}", file=sys.stderr)
+        ratios = {peer: statistics.median(t / o for o, t in zip(ours, times)) for peer, times in theirs.items() if len(times) == len(ours)}
+        case = {"name": f"{name}/torch", "run_type": "iteration", "real_time": statistics.median(ours) * 1e6, "time_unit": "us",
+                "label": f"peers: PyTorch {torch.__version__} {', '.join(ratios)}" + (f"; refused by {', '.join(refused)}" if refused else "")}
+        case.update({f"peer_ratio.{peer}": ratio for peer, ratio in ratios.items()})
+        if ratios:
+            case["peer_ratio"] = min(ratios.values())          # the best of them
+        benchmarks.append(case)
+        print(case["name"], {peer: round(ratio, 3) for peer, ratio in ratios.items()}, flush=True)
+    write(options.json, context, torch, benchmarks)
     return 0

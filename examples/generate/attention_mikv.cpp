@@ -1,7 +1,6 @@
 // MiKV: of a prompt each head keeps a share as it is, and the others in two bits beside it; attention reads both.
 #include <smalti/ops/attention/segmented.hpp>
-#include <smalti/policy/channel_balance.hpp>
-#include <smalti/prim/permute.hpp>
+#include <smalti/ops/cache/balance.hpp>
 #include "attention_compressing.hpp"
 
 namespace generate::inline GENERATE_MACHINE {
@@ -23,12 +22,9 @@ struct mikv_look : compressing<system> {
   buffer<std::byte> memory_of_low;
   std::vector<cache::sequence> lows;      // of each sequence
   int heads = 0, tokens = 0;               // tokens that the current sequence has in two bits
-  std::vector<float> query_reach, key_reach;
-  buffer<float> balance, factor;
+  buffer<float> query_reach, key_reach, balance, factor;      // of each layer's channels
   buffer<int> tables;
-  buffer<bf16> gathered;
   cache::batch_tables where{};
-  std::vector<bf16> copied;
 
   void attach(const cache::pool_shape& s, int limit) {
     compressing::attach(s, limit);
@@ -38,14 +34,15 @@ struct mikv_look : compressing<system> {
     expect(low->attach(low_shape, limits, {metadata.data(), metadata.size()}));
     memory_of_low = buffer<std::byte>(cache::pool_bytes<low_storage>(low_shape));
     expect(cache::make_pool<low_storage>(low_shape, {memory_of_low.data(), memory_of_low.size()}, low_pool));
-    query_reach.assign(std::size_t(s.layers) * std::size_t(heads) * head_dim, 0.0f), key_reach.assign(std::size_t(s.layers) * std::size_t(s.kv_heads) * head_dim, 0.0f);
-    balance = buffer<float>(key_reach.size()), factor = buffer<float>(query_reach.size());
+    const std::size_t keys = std::size_t(s.layers) * std::size_t(s.kv_heads) * head_dim, queries = std::size_t(s.layers) * std::size_t(heads) * head_dim;
+    query_reach = buffer<float>(queries), factor = buffer<float>(queries), key_reach = buffer<float>(keys), balance = buffer<float>(keys);
+    query_reach.clear(queries), key_reach.clear(keys);
   }
-  std::size_t bytes() const { return compressing::bytes() + memory_of_low.bytes() + balance.bytes() + factor.bytes(); }
+  std::size_t bytes() const { return compressing::bytes() + memory_of_low.bytes() + query_reach.bytes() + key_reach.bytes() + balance.bytes() + factor.bytes(); }
   std::size_t bytes_used() const { return std::size_t(low->bytes_in_use()); }
   void opened(int s) {
     compressing::opened(s);
-    std::fill(query_reach.begin(), query_reach.end(), 0.0f), std::fill(key_reach.begin(), key_reach.end(), 0.0f);
+    query_reach.clear(query_reach.size()), key_reach.clear(key_reach.size());
     expect(low->open(lows[std::size_t(s)]));
   }
   void forked(int from, int s) {
@@ -66,26 +63,17 @@ struct mikv_look : compressing<system> {
     tables.reserve(entries.size()), tables.put(entries.data(), entries.size());
   }
   // How far each channel reaches, over a prompt.
-  void reach(const bf16* data, int rows, int columns, int stride, float* most) {
-    copied.resize(std::size_t(rows - 1) * std::size_t(stride) + std::size_t(columns));
-    machine_memory::copy_out(copied.data(), data, copied.size() * sizeof(bf16));
-    for (int i = 0; i < rows; ++i)
-      for (int c = 0; c < columns; ++c) most[c] = std::max(most[c], std::abs(to_float(copied[std::size_t(i) * std::size_t(stride) + std::size_t(c)])));
-  }
-  void stored(int layer, const view<const bf16>& k) {
-    if (tokens == 0 && k.rows > 1) reach(k.data, k.rows, k.cols, k.stride, key_reach.data() + std::size_t(layer) * std::size_t(k.cols));
+  void stored(const machine& on, int layer, const view<const bf16>& k, scratch& memory) {
+    if (tokens == 0 && k.rows > 1) run<cache::channel_reach<bf16>>(on, {.x = k, .most = key_reach.data() + std::size_t(layer) * std::size_t(k.cols)}, memory);
   }
 
   void look(const machine& on, const looking<storage, 0>& x, scratch& memory) {
     const int columns = heads * head_dim, n = x.q.rows;
     if (tokens == 0) {
-      if (n > 1) reach(x.q.data, n, columns, x.q.row_stride, query_reach.data() + std::size_t(x.layer) * std::size_t(columns));
+      if (n > 1) run<cache::channel_reach<bf16>>(on, {.x = {x.q.data, n, columns, x.q.row_stride}, .most = query_reach.data() + std::size_t(x.layer) * std::size_t(columns)}, memory);
       return compressing::look(on, x, memory);
     }
-    // Queries that are scaled lie without gaps.
-    gathered.reserve(std::size_t(n) * std::size_t(columns));
-    run<prim::permute<bf16, prim::movement::copy>>(on, {.from = {x.q.data, n, columns, x.q.row_stride}, .to = {gathered.data(), n, columns, columns}}, memory);
-    typename attend::args a{.q = attention::bshd<const bf16>(gathered.data(), 1, n, heads, head_dim)};
+    typename attend::args a{.q = x.q};
     a.segments = {{cache::source_of<low_storage, policy::nhd, head_dim>(low_pool, 0, where.at(tables.data(), x.layer), 1, tokens), {}, {factor.data() + std::size_t(x.layer) * std::size_t(columns)}}, {x.kv, {}, {}}};
     a.o = x.o;
     run<attend>(on, a, memory);
@@ -93,11 +81,7 @@ struct mikv_look : compressing<system> {
 
   template <class Paged> void settle(const machine& on, int id, Paged& pages, cache::sequence s, const cache::page_pool& pool, scratch& memory) {
     if (!gathers || budget(pages.positions(s)) >= pages.positions(s)) return;
-    std::vector<float> b(key_reach.size()), f(query_reach.size());
-    const std::size_t keys = key_reach.size() / std::size_t(shape.layers), queries = query_reach.size() / std::size_t(shape.layers);
-    for (std::size_t l = 0; l < std::size_t(shape.layers); ++l)
-      policy::fill_channel_balance(query_reach.data() + l * queries, key_reach.data() + l * keys, heads, shape.kv_heads, head_dim, b.data() + l * keys, f.data() + l * queries);
-    balance.put(b.data(), b.size()), factor.put(f.data(), f.size());
+    run<cache::channel_balance>(on, {query_reach.data(), key_reach.data(), shape.layers, heads, shape.kv_heads, head_dim, balance.data(), factor.data()}, memory);
     typename system::args x{};
     x.low = {low.get(), lows[std::size_t(id)], low_pool, balance.data()};
     choose(on, x, pages, s, pool, memory);

@@ -17,7 +17,6 @@ struct quest_look : keeps_nothing {
   int count = 1024, rows = 0;
   double share = 0;                          // of all pages, instead of `count` tokens; at least three, as the paper has it
   buffer<bf16> low, high;                    // of every layer's pages
-  buffer<int> from = buffer<int>(1);
 
   void attach(const cache::pool_shape& s, int) {
     rows = s.pages * s.kv_heads;
@@ -30,11 +29,10 @@ struct quest_look : keeps_nothing {
   void look(const machine& on, const looking<storage, page>& x, scratch& memory) {
     const std::size_t at = std::size_t(x.layer) * std::size_t(rows) * head_dim;
     const view<bf16> least{low.data() + at, rows, head_dim, head_dim}, most{high.data() + at, rows, head_dim, head_dim};
-    from.put(&x.from, 1);
-    expect(attend::bounds::run(on, {.kv = x.kv, .from = x.moved ? nullptr : from.data(), .bounds = {least, most}}));
+    expect(attend::bounds::run(on, {.kv = x.kv, .fresh = x.moved ? -1 : x.q.rows, .bounds = {least, most}}));
     if (x.q.rows > 1 || x.layer < dense_layers) return all.look(on, x, memory);
     const int k = share > 0 ? std::max(3, int(share * ceil_div(x.from + 1, page) + 0.5)) : count / page;
-    run<attend>(on, {.q = x.q, .kv = x.kv, .bounds = {reading(least), reading(most)}, .k = k, .o = x.o, .share_heads = false}, memory);
+    run<attend>(on, {.q = x.q, .kv = x.kv, .bounds = {least, most}, .k = k, .o = x.o, .share_heads = false}, memory);
   }
 };
 

@@ -21,14 +21,13 @@ struct recalled : keeps_nothing {
   cache::pool_shape shape{};
   int next = 0;
   bool anew = false;
-  buffer<int> from = buffer<int>(1);
   std::vector<std::vector<int>> read;       // by the newest token: of each layer and head
 
   void attach(const cache::pool_shape& s, int) { shape = s, read.resize(std::size_t(s.layers) * std::size_t(s.kv_heads)); }
   std::vector<std::vector<int>> kept() const { return read; }
-  const int* had(const looking<storage, page>& x) {
-    if (x.layer == 0) anew = x.moved || x.from != next || x.from == 0, next = x.from + x.q.rows, from.put(&x.from, 1);
-    return anew ? nullptr : from.data();
+  int fresh(const looking<storage, page>& x) {
+    if (x.layer == 0) anew = x.moved || x.from != next || x.from == 0, next = x.from + x.q.rows;
+    return anew ? -1 : x.q.rows;
   }
   static bool decodes(const looking<storage, page>& x) { return x.q.rows == 1 && x.from > 0; }
   int whole(const looking<storage, page>& x, int least) const { return std::max(least, int(share * (x.from + 1) + 0.5)); }
@@ -49,7 +48,7 @@ struct sparf_look : recalled {
 
   void look(const machine& on, const looking<storage, page>& x, scratch& memory) {
     const int heads = shape.kv_heads;
-    typename attend::index_op::args index{.kv = x.kv, .from = had(x), .channels = {channels.data() + std::size_t(x.layer) * rows() * page, int(rows()), page, page},
+    typename attend::index_op::args index{.kv = x.kv, .fresh = fresh(x), .channels = {channels.data() + std::size_t(x.layer) * rows() * page, int(rows()), page, page},
                                           .sums = {sums.data() + std::size_t(x.layer) * std::size_t(heads) * head_dim, heads, head_dim, head_dim}};
     expect(attend::index_op::run(on, index));
     if (!decodes(x)) return all.look(on, x, memory);
@@ -87,7 +86,7 @@ struct actqkv_look : recalled {
   void look(const machine& on, const looking<storage, page>& x, scratch& memory) {
     const int kv_heads = shape.kv_heads, width = heads * head_dim, rows = shape.pages * kv_heads, pages = ceil_div(x.from + 1, page);
     const std::size_t layer = std::size_t(x.layer);
-    typename recall::args a{.kv = x.kv, .from = had(x), .means = {means.data() + layer * std::size_t(rows) * head_dim, rows, head_dim, head_dim}};
+    typename recall::args a{.kv = x.kv, .fresh = fresh(x), .means = {means.data() + layer * std::size_t(rows) * head_dim, rows, head_dim, head_dim}};
     expect(recall::means(on, a));
     if (x.layer == 0 && anew) seen = 0, pages_of_layer.clear();
     if (!decodes(x)) return all.look(on, x, memory);

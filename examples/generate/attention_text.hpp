@@ -86,7 +86,7 @@ public:
     tables_.put(entries.data(), entries.size());
   }
   void store(const machine& on, int layer, view<const bf16> k, view<const bf16> v, scratch& memory) override {
-    how_.stored(layer, k);
+    how_.stored(on, layer, k, memory);
     const int* slots = slots_.data() + static_cast<long long>(shape_.track(layer, 0)) * n_;
     run<from_bf16>(on, {.pool = pool_, .layer = layer_in_page(layer), .k = k, .v = v, .slots = slots, .slot_head_stride = How::by_head ? n_ : 0}, memory);
   }
@@ -145,7 +145,7 @@ struct keeps_nothing {
   void forked(int, int) {}
   void closed(int) {}
   void begins(int) {}                               // tokens of this sequence are next
-  void stored(int, const view<const bf16>&) {}
+  void stored(const machine&, int, const view<const bf16>&, scratch&) {}
   std::vector<std::vector<int>> kept() const { return {}; }
 };
 

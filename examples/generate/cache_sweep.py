@@ -185,7 +185,9 @@ def maps(options):
     # a context of facts among verses, cut to some two hundred tokens
     text = json.loads((MODEL / "recall.jsonl").read_text().splitlines()[0])["context"][:PROMPT_CHARACTERS]
     for system in [*EVICT, "mikv", "actqkv"]:
-        run(options, ["--cache", f"{system}:0.25", "--prompt", text, "--raw", "--length", "2", "--kept", str(folder / f"{system}.json"), "--context", "1024"])
+        # how many pages a layer reads follows from what the token before has read
+        length = "9" if system == "actqkv" else "2"
+        run(options, ["--cache", f"{system}:0.25", "--prompt", text, "--raw", "--length", length, "--kept", str(folder / f"{system}.json"), "--context", "1024"])
 
 
 def kept_picture(folder):

@@ -14,7 +14,7 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-HOST = ("main", "options", "reports", "matrix", "model_file", "tokenizer", "engine_host", "engine_f32", "ranks")
+HOST = ("main", "options", "reports", "matrix", "model_file", "tokenizer", "chat_template", "engine_host", "engine_f32", "ranks")
 
 
 def stale(target, depends):

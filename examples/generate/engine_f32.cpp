@@ -127,7 +127,7 @@ private:
   }
   void add(view<const float> x, const buffer<float>& w) {
     const view<float> stream = stream_.rows(x.rows, c_.width);
-    run<added>(on_, {.a = x, .b = w.read(c_.width, x.cols), .c = stream, .epilogue = {.first = {reading<1>(stream)}, .rest = {}}}, memory_);
+    run<added>(on_, {.a = x, .b = w.read(c_.width, x.cols), .c = stream, .epilogue = {.first = {stream}, .rest = {}}}, memory_);
   }
   // n tokens of a sequence through all layers and the last norm, to x.
   void pass(sequence& s, const int* ids, int n) {
@@ -141,10 +141,10 @@ private:
       normalize(l.attention_norm, n);
       run<sum>(on_, {.a = x_.read(n, c_.width), .b = l.qkv.read(q_cols, c_.width), .c = q}, memory_);
       run<sum>(on_, {.a = x_.read(n, c_.width), .b = {l.qkv.data() + std::size_t(q_cols) * std::size_t(c_.width), row(), c_.width, c_.width}, .c = {k.data, n, row(), row()}}, memory_);
-      run<turn>(on_, {.x = reading(q), .y = q, .positions = positions_.data(), .frequencies = frequencies_.data(), .heads = c_.heads}, memory_);
-      run<turn>(on_, {.x = reading(k), .y = k, .positions = positions_.data(), .frequencies = frequencies_.data(), .heads = c_.kv_heads}, memory_);
-      const auto stored = [&](const float* first) { return attention::head_rows<const float>{first, 1, c_.kv_heads, from + n, d, 0, d, row(), nullptr}; };
-      run<look>(on_, {.q = attention::bshd<const float>(q.data, 1, n, c_.heads, d), .kv = {stored(rows), stored(rows + kv_cols)}, .o = attention::bshd(mixed_.data(), 1, n, c_.heads, d)}, memory_);
+      run<turn>(on_, {.x = q, .y = q, .positions = positions_.data(), .frequencies = frequencies_.data(), .heads = c_.heads}, memory_);
+      run<turn>(on_, {.x = k, .y = k, .positions = positions_.data(), .frequencies = frequencies_.data(), .heads = c_.kv_heads}, memory_);
+      const auto stored = [&](float* first) { return attention::bshd(view<const float>{first, from + n, kv_cols, row()}, c_.kv_heads, d); };
+      run<look>(on_, {.q = attention::bshd(reading(q), c_.heads, d), .kv = {stored(rows), stored(rows + kv_cols)}, .o = attention::bshd(mixed_.rows(n, q_cols), c_.heads, d)}, memory_);
       add(mixed_.read(n, q_cols), l.out);
       normalize(l.feed_forward_norm, n);
       run<gate>(on_, {.a = x_.read(n, c_.width), .b = l.gate_up.read(2 * c_.hidden, c_.width), .c = inner_.rows(n, c_.hidden)}, memory_);

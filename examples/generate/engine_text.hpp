@@ -63,7 +63,7 @@ public:
       else normalize(on, m, l.attention_norm, n);
       l.qkv->project(on, m.x.read(n, c_.width), qkv, m.memory);
       const view<bf16> turning{qkv.data, n, q_cols + kv_cols, cols};
-      run<turn>(on, {.x = reading(turning), .y = turning, .positions = m.positions.data(), .frequencies = frequencies_.data(), .heads = c_.heads + c_.kv_heads}, m.memory);
+      run<turn>(on, {.x = turning, .y = turning, .positions = m.positions.data(), .frequencies = frequencies_.data(), .heads = c_.heads + c_.kv_heads}, m.memory);
       look(int(i), {qkv.data, n, q_cols, cols}, {qkv.data + q_cols, n, kv_cols, cols}, {qkv.data + q_cols + kv_cols, n, kv_cols, cols}, m.mixed.rows(n, q_cols));
       l.out->add_to(on, m.mixed.read(n, q_cols), stream, m.memory);
       normalize(on, m, l.feed_forward_norm, n);

@@ -21,7 +21,7 @@ struct linear_bf16 final : linear {
     run<sum>(on, {.a = x, .b = w.read(n, k), .c = y}, memory);
   }
   void add_to(const machine& on, view<const bf16> x, view<float> stream, scratch& memory) const override {
-    run<added>(on, {.a = x, .b = w.read(n, k), .c = stream, .epilogue = {.first = {reading<1>(stream)}, .rest = {}}}, memory);
+    run<added>(on, {.a = x, .b = w.read(n, k), .c = stream, .epilogue = {.first = {stream}, .rest = {}}}, memory);
   }
   void gated(const machine& on, view<const bf16> x, view<bf16> y, scratch& memory) const override {
     run<gate>(on, {.a = x, .b = w.read(n, k), .c = y}, memory);

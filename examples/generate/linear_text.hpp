@@ -111,7 +111,7 @@ public:
   }
   void project(const machine& on, view<const bf16> x, view<bf16> y, scratch& memory) const override { product<sum>(on, x, {.w = weights_[0], .y = y}, memory); }
   void add_to(const machine& on, view<const bf16> x, view<float> stream, scratch& memory) const override {
-    product<added>(on, x, {.w = weights_[0], .y = stream, .epilogue = {.first = {reading<1>(stream)}, .rest = {}}}, memory);
+    product<added>(on, x, {.w = weights_[0], .y = stream, .epilogue = {.first = {stream}, .rest = {}}}, memory);
   }
   void gated(const machine& on, view<const bf16> x, view<bf16> y, scratch& memory) const override { product<gate>(on, x, {.w = weights_[0], .up = weights_[1], .y = y}, memory); }
   void logits(const machine& on, view<const bf16> x, view<float> y, scratch& memory) const override { product<last>(on, x, {.w = weights_[0], .y = y}, memory); }
@@ -125,8 +125,8 @@ private:
       const auto lay_out = [&](std::byte* base) {
         carver carve{base};
         const auto rounded = rounding::place(x, carve);
-        a.x = reading(rounded.codes), a.x_scales = reading(rounded.scales);
-        if constexpr (of::options::sum_group != 0) a.x_sums = reading(rounded.sums);
+        a.x = rounded.codes, a.x_scales = rounded.scales;
+        if constexpr (of::options::sum_group != 0) a.x_sums = rounded.sums;
         const std::size_t rest = Op::workspace_bytes(on, a);
         const workspace of_product{carve.take<std::byte>(rest), rest};
         return std::tuple{rounded, of_product, carve.used};

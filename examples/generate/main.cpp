@@ -15,6 +15,7 @@
 
 #include <smalti/prim/sample.hpp>
 
+#include "chat_template.hpp"
 #include "engine.hpp"
 #include "machine.hpp"
 #include "matrix.hpp"
@@ -53,10 +54,15 @@ private:
   scratch memory_;
 };
 
-// Writes the answer to `prompt` as it comes; it ends at the model's end token or after --length tokens.
-std::string answer(engine& e, const tokenizer& t, const options& o, int sequence, const std::vector<int>& prompt, speed& took) {
-  chooser choose(o);
+struct said {
   std::string text;
+  std::vector<int> behind;      // what was said and is not yet in the cache: the last token, where --length ends the answer
+};
+
+// Writes the answer to `prompt` as it comes; it ends at a token that ends answers or after --length tokens.
+said answer(engine& e, const tokenizer& t, const chat_template* form, const options& o, int sequence, const std::vector<int>& prompt, speed& took) {
+  chooser choose(o);
+  said out;
   std::vector<float> logits;
   const double start = now();
   e.feed(sequence, prompt, false, logits);
@@ -65,21 +71,21 @@ std::string answer(engine& e, const tokenizer& t, const options& o, int sequence
   took.prefill += first - start, took.prefill_tokens += prompt.size();
   for (int i = 0; i < o.length; ++i) {
     const int token = choose(logits, std::uint32_t(e.length(sequence)));
-    if (token == t.end()) break;
-    const std::string piece = t.decode(token);
-    text += piece;
-    if (!o.json) std::cout << piece << std::flush;
-    if (i + 1 == o.length) break;
+    if (token == t.end() || (form != nullptr && form->ends(token))) break;
+    const std::string text = t.decode(token);
+    out.text += text;
+    if (!o.json) std::cout << text << std::flush;
+    if (i + 1 == o.length) {
+      out.behind = {token};
+      break;
+    }
     e.feed(sequence, {token}, false, logits);
     ++took.decode_tokens;
   }
   took.decode += now() - first;
   if (!o.json) std::cout << std::endl;      // what is reported goes another way
-  return text;
+  return out;
 }
-
-std::string templated(const std::string& role, const std::string& text) { return "<|im_start|>" + role + "\n" + text + "<|im_end|>\n"; }
-const char* const system_text = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
 
 void report(const engine& e, const options& o, const speed& took, const std::string& text) {
   const engine_bytes b = e.bytes();
@@ -102,16 +108,22 @@ void write_kept(const engine& e, const options& o, std::size_t tokens) {
   if (!out.flush()) throw std::runtime_error(o.kept + " cannot be written");
 }
 
-int chat(engine& e, const tokenizer& t, const options& o, bool has_template) {
-  if (!has_template) throw std::runtime_error("--chat needs a model with a chat template: this one has bytes for tokens");
+std::vector<message> opening(const options& o) { return o.system.empty() ? std::vector<message>{} : std::vector<message>{{"system", o.system}}; }
+
+int chat(engine& e, const tokenizer& t, const chat_template& form, const options& o) {
   const int sequence = e.open();
+  std::vector<int> behind;
   bool fresh = true;
   std::cerr << "An empty line ends the conversation.\n";
   for (std::string line; std::cerr << "> " << std::flush, std::getline(std::cin, line) && !line.empty(); fresh = false) {
-    const std::string text = (fresh ? templated("system", system_text) : std::string("<|im_end|>\n")) + templated("user", line) + "<|im_start|>assistant\n";
+    std::vector<message> messages = fresh ? opening(o) : std::vector<message>{};
+    messages.push_back({"user", line});
+    const std::vector<int> turn = t.encode(form.write(messages, fresh));
+    behind.insert(behind.end(), turn.begin(), turn.end());
     speed took;
-    answer(e, t, o, sequence, t.encode(text, true), took);
-    report(e, o, took, {});
+    const said answered = answer(e, t, &form, o, sequence, behind, took);
+    behind = answered.behind;
+    report(e, o, took, answered.text);
   }
   return 0;
 }
@@ -125,6 +137,12 @@ int main_of(int argc, char** argv, int processes) {
   model_file model(o.model);
   const tokenizer tokens(model.vocabulary());
   if (!o.tokenize.empty()) return run_tokenize(tokens, o);
+  if (!o.render.empty()) return run_render(model.vocabulary(), tokens, o);
+  // Before weights are packed: whether a conversation can be written down. Without a template a prompt is a text to go on with.
+  const bool written = !o.raw && (o.chat || (!o.prompt.empty() && (!o.chat_template.empty() || !model.vocabulary().chat_template.empty())));
+  if (o.chat && o.raw) throw std::runtime_error("--raw and --chat: a conversation has a template");
+  if (!o.system.empty() && !written) throw std::runtime_error("--system needs a chat template: the model's file has none, or --raw leaves it out");
+  const std::unique_ptr<chat_template> form = written ? std::make_unique<chat_template>(o.chat_template, model.vocabulary(), tokens) : nullptr;
 
   if (!o.matrix.empty()) return run_matrix(model, tokens, o);
   const std::unique_ptr<engine> e = make_machine_engine(model.weights(), o);
@@ -137,17 +155,24 @@ int main_of(int argc, char** argv, int processes) {
   if (!o.eval.empty()) return run_eval(*e, tokens, o);
   if (!o.recall.empty()) return run_recall(*e, o);
   if (!o.speed.empty()) return run_speed(*e, o);
-  if (o.chat) return chat(*e, tokens, o, !model.vocabulary().bytes);
-  if (o.prompt.empty()) throw std::runtime_error("nothing to do: --prompt, --chat, --eval, --recall, --greedy, --tokens, --tokenize or --matrix");
+  if (o.chat) return chat(*e, tokens, *form, o);
+  if (o.prompt.empty()) throw std::runtime_error("nothing to do: --prompt, --chat, --eval, --recall, --greedy, --tokens, --tokenize, --render or --matrix");
 
-  const bool plain = o.raw || model.vocabulary().bytes;
-  const std::string text = plain ? o.prompt : templated("system", system_text) + templated("user", o.prompt) + "<|im_start|>assistant\n";
+  std::vector<int> ids;
+  if (form != nullptr) {
+    std::vector<message> messages = opening(o);
+    messages.push_back({"user", o.prompt});
+    ids = tokens.encode(form->write(messages, true));
+  } else {
+    ids = tokens.encode(o.prompt, false);
+    if (tokens.begin() >= 0) ids.insert(ids.begin(), tokens.begin());
+    if (!o.json) std::cout << o.prompt << std::flush;
+  }
   speed took;
   const int sequence = e->open();
-  if (!o.json && plain) std::cout << o.prompt << std::flush;
-  const std::string said = answer(*e, tokens, o, sequence, tokens.encode(text, !plain), took);
+  const said answered = answer(*e, tokens, form.get(), o, sequence, ids, took);
   if (!o.kept.empty()) write_kept(*e, o, took.prefill_tokens);
-  report(*e, o, took, said);
+  report(*e, o, took, answered.text);
   return 0;
 }
 

@@ -15,6 +15,8 @@ struct vocabulary {
   std::vector<int> kinds;                       //!< ggml's token types: 3 is a control token
   int begin = -1, end = -1;                     //!< ids of bos and eos; -1: none
   bool adds_begin = false;
+  std::string pre;                              //!< how text is cut before merging
+  std::string chat_template;                    //!< empty: none
 };
 
 //! An open model. Keeps the file mapped while it lives.

@@ -27,6 +27,8 @@ const char* usage() {
   --page N            tokens of a cache page (16)
   --temperature T     0 takes the most likely token; --top-k K, --top-p P, --min-p P, --seed S
   --raw               no chat template around the prompt
+  --chat-template F   the form of conversations, in place of what the model's file says: chatml, llama3, gemma, mistral, mistral-tekken, plain
+  --system TEXT       what stands before a conversation, in place of what the file's template says
   --eval FILE         bits per byte of a text, in windows of --window tokens (512); --windows N: the first N; --skip N: of each, N tokens are not scored (1)
   --recall FILE       facts found again in contexts of at most --context tokens; --ask-first: the question is the prompt's end
   --matrix FILE       --eval (and --recall) for each of --weights, --kv and --attention, which are then lists A,B,... or all: a table, and a plot beside it; a table of the same text is carried on
@@ -34,6 +36,7 @@ const char* usage() {
   --tokens FILE       logits of tokens.0, tokens.1, ...: their distance from the file's own; --logits FILE writes them
   --speed P,G,D       tokens a second: prefill of P tokens, then decode of G, each behind D others
   --tokenize FILE     ids of each line {"text": ...}
+  --render FILE       text and ids of each line {"messages": [{"role": ..., "content": ...}, ...]} by the chat template, or by the line's own "template"
   --json              results for machines
 )";
 }
@@ -62,6 +65,7 @@ options parse(int argc, char** argv) {
       {"--activations", text(o.activations)}, {"--attention", text(o.attention)}, {"--kv", text(o.kv)}, {"--cache", text(o.cache)}, {"--matrix", text(o.matrix)}, {"--speed", text(o.speed)},
       {"--tokens", text(o.tokens)},   {"--logits", text(o.logits)}, {"--greedy", text(o.greedy)},   {"--eval", text(o.eval)},
       {"--recall", text(o.recall)},   {"--tokenize", text(o.tokenize)}, {"--kept", text(o.kept)},
+      {"--chat-template", text(o.chat_template)}, {"--system", text(o.system)}, {"--render", text(o.render)},
       {"--threads", whole(o.threads, 0)}, {"--ranks", whole(o.ranks, 1)}, {"--windows", whole(o.windows, 0)}, {"--skip", whole(o.skip, 1)}, {"--page", whole(o.page, 1)}, {"--length", whole(o.length, 1)}, {"--window", whole(o.window, 2)},
       {"--context", whole(o.context, 16)}, {"--top-k", whole(o.top_k, 0)},
       {"--temperature", number(o.temperature, 0, 100)}, {"--top-p", number(o.top_p, 0, 1)}, {"--min-p", number(o.min_p, 0, 1)},

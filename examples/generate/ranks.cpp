@@ -110,8 +110,7 @@ private:
     const int cols = share.cols, length = table.offsets[size()];
     shares_.assign(table.offsets, table.offsets + size() + 1);
     sent_.reserve(std::size_t(share.rows) * std::size_t(cols));
-    for (int i = 0; i < share.rows; ++i)
-      std::copy(share.data + static_cast<long long>(i) * share.stride, share.data + static_cast<long long>(i) * share.stride + cols, sent_.data() + static_cast<long long>(i) * cols);
+    run<prim::permute<bf16, prim::movement::copy>>(on_, {.from = {share.data, share.rows, cols, share.stride}, .to = {sent_.data(), share.rows, cols, cols}}, m_.memory);
     const std::size_t all = rank() == 0 ? std::size_t(length) * std::size_t(cols) : 0;
     came_.reserve(all), ordered_.reserve(all);
     carry(comm::star(size(), comm::collective::gather), {.input = reinterpret_cast<const std::byte*>(sent_.data()), .output = reinterpret_cast<std::byte*>(came_.data()),

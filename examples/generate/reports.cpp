@@ -5,18 +5,24 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <span>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
+#include "chat_template.hpp"
+
 #include <smalti/io/mapped_file.hpp>
 #include <smalti/io/safetensors.hpp>
+#include <smalti/io/safetensors_writer.hpp>
 
 namespace generate {
 
@@ -26,6 +32,11 @@ std::string whole_file(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) throw std::runtime_error(path + " cannot be opened");
   return {std::istreambuf_iterator<char>(in), {}};
+}
+
+void expect(const smalti::io::file_status& s) {
+  char text[512];
+  if (!s) throw std::runtime_error(smalti::io::describe(s, text));
 }
 
 // Natural logarithm of the sum of the exponentials of a row.
@@ -47,9 +58,8 @@ struct reference {
   smalti::io::mapped_file file;
   smalti::io::safetensors tensors;
   explicit reference(const std::string& path) {
-    char text[512];
-    if (auto s = file.open(path.c_str()); !s) throw std::runtime_error(smalti::io::describe(s, text));
-    if (auto s = tensors.read(file.data()); !s) throw std::runtime_error(smalti::io::describe(s, text));
+    expect(file.open(path.c_str()));
+    expect(tensors.read(file.data()));
   }
   template <class T> std::vector<T> values(const std::string& name, smalti::io::dtype type) const {
     const smalti::io::tensor* t = tensors.find(name);
@@ -120,10 +130,45 @@ int run_tokenize(const tokenizer& t, const options& o) {
   return wrong == 0 ? 0 : 1;
 }
 
+// Each line may say what is right: "text", "ids" (of the pieces, control tokens of messages as plain text), or "refused", a part of the sentence.
+int run_render(const vocabulary& v, const tokenizer& t, const options& o) {
+  std::ifstream in(o.render);
+  if (!in) throw std::runtime_error(o.render + " cannot be opened");
+  std::size_t lines = 0, checked = 0, wrong = 0;
+  for (std::string line; std::getline(in, line); ++lines) {
+    const auto entry = nlohmann::json::parse(line);
+    std::vector<message> messages;
+    for (const auto& m : entry.at("messages")) messages.push_back({m.at("role").get<std::string>(), m.at("content").get<std::string>()});
+    std::string text, refused;
+    std::vector<int> ids;
+    try {
+      vocabulary own = v;
+      if (entry.contains("template")) own.chat_template = entry["template"].get<std::string>();
+      const chat_template form(entry.value("form", o.chat_template), own, t);
+      const std::vector<piece> pieces = form.write(messages, true);
+      for (const piece& p : pieces) text += p.text;
+      ids = t.encode(pieces);
+    } catch (const std::runtime_error& e) {
+      refused = e.what();
+    }
+    if (!entry.contains("text") && !entry.contains("ids") && !entry.contains("refused")) {
+      if (!refused.empty()) throw std::runtime_error(refused);
+      std::cout << nlohmann::json{{"text", text}, {"ids", ids}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+      continue;
+    }
+    ++checked;
+    const bool right = (entry.contains("refused") ? !refused.empty() && refused.find(entry["refused"].get<std::string>()) != std::string::npos : refused.empty()) &&
+                       (!entry.contains("text") || text == entry["text"].get<std::string>()) && (!entry.contains("ids") || ids == entry["ids"].get<std::vector<int>>());
+    if (!right && ++wrong <= 8) std::cerr << "line " << lines + 1 << ": " << (refused.empty() ? nlohmann::json{text, ids}.dump() : refused) << " is not what was expected\n";
+  }
+  if (checked > 0) std::cout << checked << " lines, " << wrong << " differ from what they say\n";
+  return wrong == 0 ? 0 : 1;
+}
+
 int run_logits(engine& e, const options& o) {
   reference r(o.tokens);
-  nlohmann::json header = nlohmann::json::object();
-  std::vector<float> all;
+  smalti::io::safetensors_writer file;
+  std::deque<std::vector<float>> written;      // what the file takes from where it lies
   distance far;
   const int vocabulary = e.shape().vocabulary;
   for (int i = 0; r.tensors.find("tokens." + std::to_string(i)) != nullptr; ++i) {
@@ -134,17 +179,10 @@ int run_logits(engine& e, const options& o) {
     e.close(s);
     r.compare(i, logits, vocabulary, far);
     if (o.logits.empty()) continue;
-    header["logits." + std::to_string(i)] = {{"dtype", "F32"}, {"shape", {ids.size(), vocabulary}}, {"data_offsets", {all.size() * 4, (all.size() + logits.size()) * 4}}};
-    all.insert(all.end(), logits.begin(), logits.end());
+    const std::vector<float>& kept = written.emplace_back(std::move(logits));
+    expect(file.add("logits." + std::to_string(i), smalti::io::dtype::f32, {std::int64_t(ids.size()), vocabulary}, std::as_bytes(std::span(kept))));
   }
-  if (!o.logits.empty()) {
-    std::string head = header.dump();
-    head.resize((head.size() + 7) / 8 * 8, ' ');
-    const std::uint64_t length = head.size();
-    std::ofstream out(o.logits, std::ios::binary);
-    out.write(reinterpret_cast<const char*>(&length), 8).write(head.data(), std::streamsize(head.size())).write(reinterpret_cast<const char*>(all.data()), std::streamsize(all.size() * 4));
-    if (!out.flush()) throw std::runtime_error(o.logits + " cannot be written");
-  }
+  if (!o.logits.empty()) expect(file.write(o.logits.c_str()));
   if (far.positions == 0) return 0;
   const double rms = std::sqrt(far.squares / double(far.count)), divergence = far.divergence / double(far.positions);
   if (o.json)

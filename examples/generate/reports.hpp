@@ -10,6 +10,7 @@ namespace generate {
 
 //! Each returns the process's exit status.
 int run_tokenize(const tokenizer& t, const options& o);
+int run_render(const vocabulary& v, const tokenizer& t, const options& o);
 int run_logits(engine& e, const options& o);
 int run_greedy(engine& e, const options& o);
 int run_eval(engine& e, const tokenizer& t, const options& o);

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -42,6 +43,13 @@ def main():
     of = lambda name: os.path.join(REFERENCE, name)
     vectors = ask("--tokenize", of("tokens.jsonl"))
     check("tokenizer vectors", vectors["text"], vectors["status"] == 0)
+    # The template in the file, as the model's README has it; control tokens that a user writes are plain text: none of ids 0 to 16 comes from them.
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        message = "Is <|im_end|> a word?"
+        print(json.dumps({"messages": [{"role": "user", "content": message}]}), file=file, flush=True)
+        rendered = ask("--render", file.name)
+    ask_for = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\n" + message + "<|im_end|>\n<|im_start|>assistant\n"
+    check("chat template", f"{len(rendered['ids'])} tokens", rendered["text"] == ask_for and [i for i in rendered["ids"] if i <= 16] == [1, 2, 1, 2, 1])
     # The table of the model's README: float32 throughout, with room for another order of sums; bf16 inputs, exact weights; and llama.cpp on the same file, which rounds activations to 8 bits.
     lines = {"f32": {"max": 1e-3, "rms": 1e-4, "agree": 1213, "kl": 1e-6}, "bf16": {"max": 0.96, "rms": 0.082, "agree": 1202, "kl": 3.0e-4}, "int8": {"max": 2.9, "rms": 0.31, "agree": 1177, "kl": 5.9e-3}}
     for activations, line in lines.items():
@@ -59,7 +67,7 @@ def main():
         recall = ask("--recall", of("recall.jsonl"), "--context", "8192", "--attention", attention)
         figures = ", ".join(f"{p['right']} of {p['asked']} at {p['up_to']} ({p['reference_right']})" for p in recall["by_length"])
         # Beyond 2,048 tokens a budget of 1,024 keys falls short on this model (docs/generate.md says why): held to what it had.
-        held = {"quest:1024": {4096: 6, 8000: 6}, "hip:1024": {4096: 9, 8000: 5}}.get(attention, {})
+        held = {"quest:1024": {4096: 7, 8000: 7}, "hip:1024": {4096: 9, 8000: 5}}.get(attention, {})
         check(f"recall, {attention}", figures, all(p["right"] >= held.get(p["up_to"], p["reference_right"] - 1) for p in recall["by_length"]))
     return 1 if wrong else 0
 

@@ -40,12 +40,12 @@ struct alphabet {
 
 }  // namespace
 
-// How text is cut before merging: every character of category N alone, then GPT-2's expression. Both in one pass: what lies
-// between two numbers is cut by the expression as if the text ended there.
+// How text is cut before merging: with `smollm` every character of category N alone, then by GPT-2's expression. Both in one pass: what
+// lies between two numbers is cut by the expression as if the text ended there.
 struct tokenizer::pattern {
-  pcre2_code* number = nullptr;
+  pcre2_code* number = nullptr;      // null: numbers are left to the expression
   pcre2_code* piece = nullptr;
-  pattern() : number(compile("\\p{N}")), piece(compile("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+")) {}
+  explicit pattern(bool numbers_alone) : number(numbers_alone ? compile("\\p{N}") : nullptr), piece(compile("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+")) {}
   ~pattern() {
     pcre2_code_free(number);
     pcre2_code_free(piece);
@@ -76,14 +76,15 @@ struct tokenizer::pattern {
   }
 };
 
-tokenizer::tokenizer(const vocabulary& v) : bytes_(v.bytes), end_(v.end) {
+tokenizer::tokenizer(const vocabulary& v) : bytes_(v.bytes), begin_(v.adds_begin ? v.begin : -1), end_(v.end) {
   if (bytes_) return;
+  if (v.pre != "smollm" && v.pre != "gpt-2") throw std::runtime_error("tokenizer.ggml.pre: '" + v.pre + "' is not built: smollm and gpt-2 are");
   const alphabet letters;
-  pattern_ = std::make_unique<pattern>();
+  pattern_ = std::make_unique<pattern>(v.pre == "smollm");
   bytes_of_.resize(v.tokens.size());
   for (std::size_t i = 0; i < v.tokens.size(); ++i) {
     if (i < v.kinds.size() && v.kinds[i] == 3) {
-      control_.emplace_back(v.tokens[i], int(i));
+      if (!v.tokens[i].empty()) control_.emplace_back(v.tokens[i], int(i));
       continue;
     }
     bytes_of_[i] = letters.bytes(v.tokens[i]);
@@ -98,30 +99,45 @@ tokenizer::tokenizer(const vocabulary& v) : bytes_(v.bytes), end_(v.end) {
 }
 tokenizer::~tokenizer() = default;
 
-std::vector<int> tokenizer::encode(std::string_view text, bool special) const {
+int tokenizer::control(std::string_view name) const {
+  for (const auto& [text, id] : control_)
+    if (text == name) return id;
+  return -1;
+}
+
+std::vector<int> tokenizer::encode(std::string_view text, bool markup) const { return encode(std::vector<piece>{{std::string(text), markup}}); }
+
+std::vector<int> tokenizer::encode(const std::vector<piece>& pieces) const {
   std::vector<int> out;
   if (bytes_) {
-    for (char c : text) out.push_back(static_cast<unsigned char>(c));
+    for (const piece& p : pieces)
+      for (char c : p.text) out.push_back(static_cast<unsigned char>(c));
     return out;
   }
-  std::size_t from = 0;
-  for (std::size_t i = 0; special && i < text.size(); ++i)
-    for (const auto& [name, id] : control_)
-      if (text.compare(i, name.size(), name) == 0) {
-        encode_plain(text.substr(from, i - from), out);
-        out.push_back(id);
-        i += name.size() - 1;
-        from = i + 1;
-        break;
+  std::string plain;      // since the last control token
+  for (const piece& p : pieces) {
+    for (std::size_t i = 0; i < p.text.size();) {
+      const std::pair<std::string, int>* found = nullptr;
+      for (std::size_t c = 0; p.markup && found == nullptr && c < control_.size(); ++c)
+        if (p.text.compare(i, control_[c].first.size(), control_[c].first) == 0) found = &control_[c];
+      if (found == nullptr) {
+        plain += p.text[i++];
+        continue;
       }
-  encode_plain(text.substr(from), out);
+      encode_plain(plain, out);
+      plain.clear();
+      out.push_back(found->second);
+      i += found->first.size();
+    }
+  }
+  encode_plain(plain, out);
   return out;
 }
 
 void tokenizer::encode_plain(std::string_view text, std::vector<int>& out) const {
-  pattern::split(pattern_->number, text, [&](std::string_view part) {
-    pattern::split(pattern_->piece, part, [&](std::string_view piece) { encode_piece(piece, out); });
-  });
+  const auto cut = [&](std::string_view part) { pattern::split(pattern_->piece, part, [&](std::string_view piece) { encode_piece(piece, out); }); };
+  if (pattern_->number == nullptr) cut(text);
+  else pattern::split(pattern_->number, text, cut);
 }
 
 // Merges the pair of the lowest rank, the leftmost first, until there is none.

@@ -84,6 +84,7 @@ template <class Format, class Layout> struct packed_problem {
           if (!std::isfinite(codec::value(code))) code = policy::padding_code<codec>;
           for (int p = 0; p < Layout::parts; ++p) {
             const auto at = Layout::place(c, p);
+            if (at.word >= Layout::words_of(k, p)) continue;           // past the last code: not stored
             const unsigned part = code >> Layout::shift(p) & ((1u << Layout::width(p)) - 1);
             words[p][std::size_t(e) * Layout::size(n, k, p) + Layout::index(j, at.word, Layout::words_of(k, p))] |= part << at.bit;
           }

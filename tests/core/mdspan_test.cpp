@@ -104,6 +104,26 @@ TEST_CASE("an mdspan of rank 3 becomes a stack", "[core][mdspan]") {
   CHECK(s.distance == 0);
 }
 
+TEST_CASE("a view becomes one that is read, or promises less, and never the other way round", "[core]") {
+  static_assert(std::is_convertible_v<view<float>, view<const float>> && std::is_convertible_v<view<float>, view<float, 1>>);
+  static_assert(std::is_convertible_v<view<float>, view<const float, 2>> && std::is_convertible_v<view<const float>, view<const float, 1>>);
+  static_assert(!std::is_convertible_v<view<const float>, view<float>> && !std::is_convertible_v<view<const float>, view<float, 1>>);
+  static_assert(!std::is_convertible_v<view<float, 1>, view<float>> && !std::is_convertible_v<view<float, 2>, view<const float>>);
+  static_assert(!std::is_convertible_v<view<float>, view<const int>>);
+  static_assert(std::is_aggregate_v<view<float>> && std::is_trivially_copyable_v<view<float>>);   // it crosses a launch
+  struct args {
+    view<const float> x = {};
+    view<const float, 1> y = {};
+  };
+  const view<float> v{memory, 3, 8, 12};
+  args a{.x = v, .y = v};
+  CHECK((a.x.data == memory && a.x.rows == 3 && a.x.cols == 8 && a.x.stride == 12));
+  CHECK((a.y.data == memory && a.y.rows == 3 && a.y.cols == 8 && a.y.stride == 12));
+  a.x = {};
+  a.x = v;
+  CHECK(a.x.data == memory);
+}
+
 #if defined(SMALTI_MDSPAN)
 TEST_CASE("a view survives the way through an mdspan", "[core][mdspan]") {
   const view<float> v{memory, 3, 8, 12};

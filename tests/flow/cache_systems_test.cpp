@@ -58,7 +58,7 @@ TEST_CASE("sparf reads a few channels, then a few tokens, and stands for the res
       test::array<int> table(std::size_t(lies.ints()));
       REQUIRE(w.pages.tables(&w.s, 1, width, table.data(), lies.ints()).code == errc::ok);
       const auto kv = cache::kv_of<bf16>(w.pool, 0, lies.at(table.data()), 1, n);
-      op::index_op::args index{.kv = {kv.k, kv.v, kv.where, 1, n}, .from = had > 0 ? from.data() : nullptr, .channels = {channels.data(), 40 * heads * D, page, page}, .sums = {sums.data(), heads, D, D}};
+      op::index_op::args index{.kv = {kv.k, kv.v, kv.where, 1, n}, .fresh = had == 37 ? n - had : -1, .from = had > 37 ? from.data() : nullptr, .channels = {channels.data(), 40 * heads * D, page, page}, .sums = {sums.data(), heads, D, D}};
       from[0] = had;
       REQUIRE(op::index_op::run(context, index).code == errc::ok);
       test::wait(context);
@@ -131,6 +131,8 @@ TEST_CASE("sparf reads a few channels, then a few tokens, and stands for the res
         refused("tokens must be positive", [](op::args& y) { y.window = y.tokens + 1; });
         refused("q: sparf decodes one row", [](op::args& y) { y.q.rows = 2; });
         refused("q: the query heads", [](op::args& y) { y.q.heads = 3; });
+        refused("fresh counts", [](op::args& y) { y.index.fresh = -2; });
+        refused("fresh and from", [&](op::args& y) { y.index.fresh = 1, y.index.from = from.data(); });
         refused("channels is null", [](op::args& y) { y.index.channels.data = nullptr; });
         refused("channels needs a row", [](op::args& y) { --y.index.channels.rows; });
         refused("sums is null", [](op::args& y) { y.index.sums.data = nullptr; });
@@ -352,7 +354,7 @@ TEST_CASE("actqkv: a probe of what stands out, pages it resembles, more of them 
       test::array<int> table(std::size_t(lies.ints()));
       REQUIRE(w.pages.tables(&w.s, 1, width, table.data(), lies.ints()).code == errc::ok);
       from[0] = had;
-      op::args x{.kv = {}, .from = had > 0 ? from.data() : nullptr, .means = {means.data(), pool * heads, D, D}, .scores = {scores.data(), heads, most, most}, .pages = in_use.data(), .k = 5, .blocks = {blocks.data(), heads, 8, 8}};
+      op::args x{.kv = {}, .fresh = had == 40 ? n - had : -1, .from = had > 40 ? from.data() : nullptr, .means = {means.data(), pool * heads, D, D}, .scores = {scores.data(), heads, most, most}, .pages = in_use.data(), .k = 5, .blocks = {blocks.data(), heads, 8, 8}};
       const auto kv = cache::kv_of<bf16>(w.pool, 0, lies.at(table.data()), 1, n);
       x.kv = {kv.k, kv.v, kv.where, 1, n};
       std::copy(w.q[0].end() - std::ptrdiff_t(q.size()), w.q[0].end(), q.begin());
@@ -416,13 +418,16 @@ TEST_CASE("actqkv: a probe of what stands out, pages it resembles, more of them 
         op::args y = x;
         spoil(y);
         test::scratch scratch(op::workspace_bytes(context, x));
-        status bad = op::score(context, y, scratch.get());
+        status bad = op::means(context, y);
+        if (bad) bad = op::score(context, y, scratch.get());
         if (bad) bad = op::choose(context, y, scratch.get());
         CAPTURE(what, bad.what);
         REQUIRE(std::string(bad.what).find(what) == 0);
       };
       if (n != 40) continue;
       refused("kv: its pages must be", [](op::args& y) { y.kv.where.page = 8; });
+      refused("fresh counts", [](op::args& y) { y.fresh = -2; });
+      refused("fresh and from", [&](op::args& y) { y.fresh = 1, y.from = from.data(); });
       refused("means is null", [](op::args& y) { y.means.data = nullptr; });
       refused("means needs a row", [](op::args& y) { --y.means.rows; });
       refused("scores and pages must not be null", [](op::args& y) { y.pages = nullptr; });

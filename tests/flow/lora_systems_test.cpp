@@ -1,6 +1,7 @@
 // What composes adapters with other layers - dsee, we_lore, fused, through_packed, flex_llm - against the definition, in double.
 #include "lora_problem.hpp"
 #include <smalti/flow/lora_systems.hpp>
+#include <smalti/ops/moe/inspect.hpp>
 
 using namespace smalti;
 using namespace test;
@@ -268,6 +269,57 @@ TEST_CASE("lora: bad segments, ranks and pages are refused with what to do", "[f
   w.page[3] = page;
   REQUIRE(op::check(context, good).code == errc::ok);
 #endif
+}
+
+// The same rules, and those of expert ids, for lists that only a GPU can read: looked over where they lie.
+TEST_CASE("lora: lists of a batch are looked over where they lie", "[flow][lora]") {
+  using op = moe::inspect<std::int64_t>;
+  std::mt19937 generator(lora_seed);
+  bank w({12, 24, 0}, 72, 40, generator);
+  const int tokens = 300, choices = 3, experts = 7, rows = 6, segments = 3;
+  array<std::int32_t> ids(std::size_t(tokens) * choices), report(op::findings);
+  for (int t = 0; t < tokens; ++t)
+    for (int j = 0; j < choices; ++j) ids[t * choices + j] = (t + 2 * j) % experts;
+  ids[5] = -1, ids[3] = -1;      // none, twice
+  array<std::int64_t> offsets(segments + 1);
+  array<int> adapter(segments);
+  offsets[0] = 0, offsets[1] = 2, offsets[2] = 2, offsets[3] = 6, adapter[0] = 1, adapter[1] = -1, adapter[2] = 0;
+  for_each_context(lora_seed, [&](const auto& context) {
+    const auto found = [&](errc code, const char* word, int place) {
+      std::fill(report.begin(), report.end(), 77);
+      run_op<op>(context, op::of({.ids = ids.data(), .tokens = tokens, .choices = choices, .experts = experts, .rows = {offsets.data(), segments}, .total = rows, .adapter = adapter.data(), .report = report.data()}, w.view().b));
+      REQUIRE(report.guarded());
+      const status st = op::status_of(report.data());
+      CAPTURE(st.what, st.got, word, place);
+      REQUIRE(st.code == code);
+      REQUIRE(std::string(st.what).find(word) != std::string::npos);
+      if (code != errc::ok) REQUIRE(st.got == place);
+    };
+    const auto broken = [&](auto& number, int wrong, errc code, const char* word, int place) {
+      const auto was = number;
+      number = wrong;
+      found(code, word, place);
+      number = was;
+    };
+    found(errc::ok, "", 0);
+    broken(ids[899], experts, errc::bad_value, "neither an expert", 899);
+    broken(ids[300], -2, errc::bad_value, "neither an expert", 300);
+    broken(ids[602], int(ids[600]), errc::bad_value, "twice", 602);
+    broken(offsets[1], 7, errc::bad_value, "an offset decreases", 0);
+    broken(offsets[0], 1, errc::bad_value, "an offset decreases", 0);
+    broken(offsets[1], 1, errc::ok, "", 0);
+    broken(offsets[3], 5, errc::bad_shape, "sum to the rows", 2);
+    broken(adapter[2], 3, errc::bad_value, "does not exist", 2);
+    broken(w.rank[0], 25, errc::bad_value, "beyond `most`", 0);
+    broken(w.first[1], w.lines - 23, errc::bad_value, "end beyond the list", 1);
+    broken(w.page[13], -1, errc::bad_value, "freed", 13);
+    broken(w.page[35], w.cells, errc::bad_value, "freed", 35);
+    found(errc::ok, "", 0);
+  });
+  op::args none{.tokens = -1};
+  REQUIRE(op::check(any_context(), none).code == errc::bad_shape);
+  none.tokens = 0;
+  REQUIRE(op::check(any_context(), none).code == errc::null_pointer);
 }
 
 TEST_CASE("lora: the gradient through packed weights", "[flow][lora]") {

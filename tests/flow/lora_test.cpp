@@ -30,6 +30,21 @@ void forward_case(std::vector<int> lengths) {
       first.assign(y.begin(), y.end());
     }
   });
+  for (int e = 0; e < int(mixed.size()); ++e) {      // one adapter at a time, a batch of its rows alone: the same bits
+    std::vector<int> own;
+    for (int r = 0; r < l.rows; ++r)
+      if (l.of_row[r] == e) own.push_back(r);
+    const int rows = int(own.size());
+    if (rows == 0) continue;
+    array<bf16> some(std::size_t(rows) * w.wide);
+    array<float> alone(std::size_t(rows) * w.high);
+    array<std::int32_t> whole(2);
+    array<int> name(1);
+    whole[0] = 0, whole[1] = rows, name[0] = e;
+    for (int i = 0; i < rows; ++i) std::memcpy(&some[std::size_t(i) * w.wide], &x[std::size_t(own[i]) * w.wide], w.wide * sizeof(bf16)), std::memcpy(&alone[std::size_t(i) * w.high], &before[std::size_t(own[i]) * w.high], w.high * sizeof(float));
+    run_op<grouped>(any_context(), {{some.data(), rows, w.wide, w.wide}, {whole.data(), 1}, name.data(), w.view(), {alone.data(), rows, w.high, w.high}});
+    for (int i = 0; i < rows; ++i) REQUIRE(std::memcmp(&alone[std::size_t(i) * w.high], &first[std::size_t(own[i]) * w.high], w.high * sizeof(float)) == 0);
+  }
   for (int r = 0; r < l.rows; ++r) {
     const int e = l.of_row[r];
     if (e < 0 || mixed[e] == 0) {      // bit for bit

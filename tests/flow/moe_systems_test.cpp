@@ -1,8 +1,10 @@
-// What composes layers of experts - flex_more, stem, versatile_ffn, adapted_experts - against the definition, token by token, in double.
+// What composes layers of experts - flex_more, stem, versatile_ffn, adapted_experts - against the definition, token by token, in double; and what
+// gradients of shared rows are made of.
 #include "moe_problem.hpp"
 #include <smalti/flow/adapted_experts.hpp>
 #include <smalti/flow/flex_more.hpp>
 #include <smalti/flow/versatile_ffn.hpp>
+#include <smalti/ops/moe/sum_by_id.hpp>
 #include <smalti/policy/formats.hpp>
 
 using namespace smalti;
@@ -253,4 +255,67 @@ TEST_CASE("moe: experts with adapters of each request", "[flow][moe][lora]") {
     REQUIRE(op::check(context, a).code == errc::null_pointer);
   });
   require_combined(y, x, r, real, most, 0);
+}
+
+TEST_CASE("moe: rows added by their ids, and products of rows", "[flow][moe]") {
+  std::mt19937 generator(moe_seed);
+  using op = moe::sum_by_id<bf16>;
+  using dots = moe::row_dots<bf16, bf16>;
+  const struct { int rows, copies, cols, ids; } sizes[] = {{1, 1, 8, 3}, {37, 2, 520, 11}, {64, 1, 24, 1}, {0, 1, 16, 5}};
+  for (const auto& size : sizes) {
+    const int rows = size.rows, copies = size.copies, cols = size.cols, ids = size.ids;
+    CAPTURE(moe_seed, rows, copies, cols, ids);
+    const array<bf16> x = random_array<bf16>(std::size_t(std::max(rows, 1)) * cols, generator), other = random_array<bf16>(x.size(), generator);
+    array<int> id(std::size_t(rows) * copies + 1), row(std::size_t(rows) + 1);
+    for (int& i : id) i = int(generator() % (ids + 2)) + 2;      // from 3 on are counted: 2 and ids + 3 are not
+    for (int& i : row) i = rows > 0 ? int(generator() % (rows + 1)) - 1 : -1;
+    const array<float> weight = random_array<float>(id.size(), generator);
+    array<float> y(std::size_t(ids) * cols), dot(std::size_t(rows) + 1);
+    for (const bool weighted : {false, true}) {
+      std::vector<float> first;
+      for_each_context(moe_seed, [&](const auto& context) {
+        std::memset(y.data(), 0xFF, y.size() * sizeof(float));
+        run_op<op>(context, {.x = {x.data(), rows, cols, cols}, .id = id.data(), .weight = weighted ? weight.data() : nullptr, .y = {y.data(), ids, cols, cols}, .copies = copies, .first = 3});
+        REQUIRE(y.guarded());
+        if (!first.empty()) REQUIRE(std::memcmp(first.data(), y.data(), y.size() * sizeof(float)) == 0);
+        first.assign(y.begin(), y.end());
+        run_op<dots>(context, {.a = {x.data(), rows, cols, cols}, .b = {other.data(), rows, cols, cols}, .row = weighted ? row.data() : nullptr, .dot = dot.data()});
+        REQUIRE(dot.guarded());
+      });
+      for (int v = 0; v < ids; ++v)
+        for (int c = 0; c < cols; ++c) {
+          double want = 0, size = 0;
+          int count = 0;
+          for (int i = 0; i < rows * copies; ++i)
+            if (id[i] == v + 3) {
+              const double t = value(x[std::size_t(i / copies) * cols + c]) * (weighted ? weight[i] : 1.0);
+              want += t, size += std::abs(t), ++count;
+            }
+          if (!(std::abs(y[std::size_t(v) * cols + c] - want) <= (count + 1) * single * size)) {
+            CAPTURE(v, c, want, y[std::size_t(v) * cols + c]);
+            REQUIRE(std::abs(y[std::size_t(v) * cols + c] - want) <= (count + 1) * single * size);
+          }
+        }
+      for (int t = 0; t < rows; ++t) {
+        const int with = weighted ? row[t] : t;
+        double want = 0, size = 0;
+        for (int c = 0; with >= 0 && c < cols; ++c) want += value(x[std::size_t(t) * cols + c]) * value(other[std::size_t(with) * cols + c]), size += std::abs(value(x[std::size_t(t) * cols + c]) * value(other[std::size_t(with) * cols + c]));
+        CAPTURE(t, want, dot[t]);
+        REQUIRE(std::abs(dot[t] - want) <= (cols + 1) * single * size);
+      }
+    }
+  }
+  op::args bad{};
+  bad.x.rows = 2, bad.copies = 0;
+  const auto refused = [&](const char* word) {
+    const status st = op::check(any_context(), bad);
+    CAPTURE(st.what);
+    return !st && std::string(st.what).find(word) == 0;
+  };
+  REQUIRE(refused("copies"));
+  bad.copies = 1;
+  REQUIRE(refused("id is null"));
+  bad.first = -1;
+  REQUIRE(refused("first"));
+  REQUIRE(std::string(dots::check(any_context(), {.a = {nullptr, 0, 8, 8}, .b = {nullptr, 0, 16, 16}}).what).find("a and b") == 0);
 }

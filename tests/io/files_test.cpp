@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -17,6 +18,7 @@
 #include <smalti/io/mapped_file.hpp>
 #include <smalti/io/safetensors.hpp>
 #include <smalti/io/safetensors_index.hpp>
+#include <smalti/io/safetensors_writer.hpp>
 
 #include "../support/golden.hpp"
 #include "../support/paths.hpp"
@@ -81,6 +83,17 @@ template <class F> void each_row(const quantized& w, F f) {
   }
 }
 // [rows]
+
+// [writer]
+// Logits of each token, beside the tokens. Data stays where it is until write().
+file_status write_logits(const char* path, const std::vector<std::int32_t>& tokens, const std::vector<float>& logits) {
+  const std::int64_t rows = std::int64_t(tokens.size()), all = rows > 0 ? std::int64_t(logits.size()) / rows : 0;
+  safetensors_writer file;
+  if (const file_status bad = file.add("tokens", dtype::i32, {rows}, std::as_bytes(std::span(tokens))); !bad) return bad;
+  if (const file_status bad = file.add("logits", dtype::f32, {rows, all}, std::as_bytes(std::span(logits))); !bad) return bad;
+  return file.write(path);
+}
+// [writer]
 
 }  // namespace
 
@@ -173,6 +186,95 @@ TEST_CASE("the golden safetensors files are read as another reader reads them", 
   CHECK(count > 900);
 }
 
+TEST_CASE("what is written is read back, aligned, and the same in any order", "[io]") {
+  const std::string path = path_of("io_written.safetensors");
+  REQUIRE(write_logits(path.c_str(), {3, 4}, {1, 2, 3, 4, 5, 6}));
+  mapped_file file;
+  safetensors f;
+  REQUIRE(file.open(path.c_str()));
+  REQUIRE(f.read(file.data()));
+  CHECK(f.find("logits")->shape == std::vector<std::int64_t>{2, 3});
+  CHECK(io::detail::load<float>(f.find("logits")->data, 20) == 6);
+  CHECK(io::detail::load<std::int32_t>(f.find("tokens")->data, 4) == 4);
+
+  // Every type, with a shape of none, of zero, of several extents; names that JSON has to escape; in both orders.
+  const std::string data(96, '\x5A');
+  const auto build = [&](bool backwards, std::size_t name_length) {
+    safetensors_writer w;
+    const int all = int(std::size(dtypes));
+    REQUIRE(w.add_metadata("made \"by\"\n", "a test \xC3\xA9"));
+    for (int i = 0; i < all; ++i) {
+      const int which = backwards ? all - 1 - i : i;
+      const std::string name = "t\t\"\\" + std::string(name_length, 'n') + std::to_string(which);
+      const std::uint64_t size = 4 * std::uint64_t(dtypes[which].bits) / 8;
+      REQUIRE(w.add(name, dtype(which), {2, 1, 2}, test::as_bytes(data).first(size)));
+    }
+    REQUIRE(w.add("scalar", dtype::u8, {}, test::as_bytes(data).first(1)));
+    REQUIRE(w.add("nothing", dtype::f32, {7, 0}, {}));
+    REQUIRE(w.write(path.c_str()));
+  };
+  for (std::size_t name_length = 0; name_length < 8; ++name_length) {
+    CAPTURE(name_length);
+    const mapped_file before = std::move(file);  // of the file that is replaced: what is mapped stays
+    const std::string old(io::detail::text(before.data()));
+    build(true, name_length);
+    CHECK(io::detail::text(before.data()) == old);
+    REQUIRE(file.open(path.c_str()));
+    const std::string backwards(io::detail::text(file.data()));
+    build(false, name_length);
+    REQUIRE(file.open(path.c_str()));
+    CHECK(io::detail::text(file.data()) == backwards);
+    CHECK(io::detail::load<std::uint64_t>(file.data(), 0) % 8 == 0);
+    REQUIRE(f.read(file.data()));
+    CHECK(f.metadata() == std::vector<std::pair<std::string, std::string>>{{"made \"by\"\n", "a test \xC3\xA9"}});
+    REQUIRE(f.tensors().size() == std::size(dtypes) + 2);
+    for (const tensor& t : f.tensors()) {
+      CAPTURE(t.name);
+      if (facts(t.type).bits % 8 == 0) CHECK((t.data.data() - file.data().data()) % (facts(t.type).bits / 8) == 0);
+      CHECK(io::detail::text(t.data) == data.substr(0, t.data.size()));
+      if (t.name[0] == 't') CHECK(t.name.substr(4 + name_length) == std::to_string(int(t.type)));
+    }
+    CHECK(f.find("scalar")->shape.empty());
+    CHECK(f.find("nothing")->shape == std::vector<std::int64_t>{7, 0});
+  }
+  CHECK(!std::filesystem::exists(path + ".partial"));
+}
+
+TEST_CASE("a writer refuses what no reader would take", "[io]") {
+  safetensors_writer w;
+  const std::string data(16, 'x');
+  const auto four = test::as_bytes(data).first(4);
+  REQUIRE(w.add("a", dtype::u8, {4}, four));
+  CHECK(w.add("a", dtype::i8, {4}, four).rule == file_rule::duplicate_key);
+  CHECK(w.add("__metadata__", dtype::u8, {4}, four).rule == file_rule::bad_field);
+  CHECK(w.add("\xC0", dtype::u8, {4}, four).rule == file_rule::bad_utf8);
+  CHECK(w.add("b", dtype(std::size(dtypes)), {4}, four).rule == file_rule::unknown_dtype);
+  CHECK(w.add("b", dtype::u8, {-4}, four).rule == file_rule::bad_shape);
+  CHECK(w.add("b", dtype::f64, {INT64_MAX, 1}, four).rule == file_rule::bad_shape);
+  CHECK(w.add("b", dtype::f4, {3}, four).rule == file_rule::size_mismatch);
+  const file_status size = w.add("b", dtype::f32, {2, 2}, four);
+  CHECK(size.rule == file_rule::size_mismatch);
+  CHECK(size.why.got == 4);
+  CHECK(size.why.need == 16);
+  CHECK(std::string(size.key) == "b");
+  REQUIRE(w.add("b", dtype::f32, {1}, four));  // nothing of what was refused is left
+  REQUIRE(w.add_metadata("k", "v"));
+  CHECK(w.add_metadata("k", "w").rule == file_rule::duplicate_key);
+  CHECK(w.add_metadata("l", "\xFF").rule == file_rule::bad_utf8);
+  CHECK(w.write(nullptr).rule == file_rule::cannot_write);
+  const file_status where = w.write(path_of("io_no_such_folder/x").c_str());
+  CHECK(where.rule == file_rule::cannot_write);
+  CHECK(where.why.got == ENOENT);
+  CHECK(w.write(test::data_dir().c_str()).rule == file_rule::cannot_write);  // a folder stands there
+  CHECK(!std::filesystem::exists(test::data_dir() + ".partial"));
+  mapped_file file;
+  safetensors f;
+  REQUIRE(safetensors_writer().write(path_of("io_none.safetensors").c_str()));
+  REQUIRE(file.open(path_of("io_none.safetensors").c_str()));
+  REQUIRE(f.read(file.data()));
+  CHECK(f.tensors().empty());
+}
+
 TEST_CASE("a model in several files is one model", "[io]") {
   std::filesystem::create_directories(path_of("io_model"));
   write("io_model/m-1.safetensors", test::safetensors_file("{" + entry("a", 0, 3) + "," + entry("unlisted", 3, 4) + "}", "AAAx"));
@@ -246,6 +348,14 @@ TEST_CASE("every kind of GGUF value is read", "[io]") {
   CHECK(f.find("a.empty")->count == 0);
   CHECK(!f.find("a.empty")->integer());
   CHECK(f.find("a.none") == nullptr);
+  CHECK(f.integer("a.i8") == -128);
+  CHECK(f.number("a.f32") == 1.5);
+  CHECK(f.boolean("a.bool") == true);
+  CHECK(f.string("a.str") == "h\xC3\xA9");
+  for (const char* other : {"a.none", "a.arr", "a.str"}) {
+    CHECK((!f.integer(other) && !f.number(other) && !f.boolean(other)));
+    CHECK(f.string(other).has_value() == (std::string(other) == "a.str"));
+  }
 
   REQUIRE(f.tensors().size() == 2);
   const gguf_tensor* q = f.find_tensor("q");
@@ -270,6 +380,7 @@ TEST_CASE("every kind of GGUF value is read", "[io]") {
   CHECK(v.integer(1) == -1);
   CHECK(v.number(2) == -32768.0);
   CHECK(!v.integer(3));
+  CHECK(!f.integer("a"));  // an array is no single value
 }
 
 TEST_CASE("tensors begin where the alignment puts them", "[io]") {

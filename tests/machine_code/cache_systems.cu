@@ -1,8 +1,8 @@
-// The agents of merging (D2O), of partial channels (SparF), of probe queries (ActQKV) and of bounds of pages (Quest), compiled to machine code by
-// scripts/machine_code.py. One kernel a compilation, chosen by -DKERNEL=name. Nothing here runs.
+// The agents of merging (D2O), of partial channels (SparF), of probe queries (ActQKV) and of the channel balancer (MiKV), compiled to
+// machine code by scripts/machine_code.py. One kernel a compilation, chosen by -DKERNEL=name. Nothing here runs.
 #include <smalti/flow/actqkv.hpp>
 #include <smalti/flow/sparf.hpp>
-#include <smalti/ops/attention/select_quest.hpp>
+#include <smalti/ops/cache/balance.hpp>
 #include <smalti/ops/cache/match_pairs.hpp>
 #include <smalti/ops/cache/systems.hpp>
 
@@ -35,7 +35,9 @@ using actqkv_moments = actqkv::moments_kernel;
 using actqkv_deviations = actqkv::deviation_kernel;
 using actqkv_probe = actqkv::probe_kernel;
 using actqkv_protect = actqkv::protect_kernel;
-using quest_bounds = attention::quest_bounds<bf16, 128, 16>::kernel;
+using actqkv_scores = actqkv::score_kernel;
+using channel_reach = cache::channel_reach<bf16>::kernel<bf16>;
+using channel_balance = cache::channel_balance::kernel;
 
 }  // namespace kernels
 

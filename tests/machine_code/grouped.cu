@@ -1,8 +1,11 @@
 // Grouped products, adapters and what moves rows between tokens and experts, as the operations start them. One kernel a
 // compilation, chosen by -DKERNEL=name. Nothing here runs.
+#include <smalti/block/lora/mix_gradient.hpp>
 #include <smalti/flow/lora.hpp>
 #include <smalti/flow/lora_systems.hpp>
 #include <smalti/flow/moe.hpp>
+#include <smalti/ops/moe/inspect.hpp>
+#include <smalti/ops/moe/sum_by_id.hpp>
 #include "tuned.hpp"
 
 namespace kernels {
@@ -69,6 +72,14 @@ struct fused_rows {
   using arguments = kernel::arguments;
   template <target T> using agent = kernel::agent<T>;
 };
+// what gradients of shared rows, and of skills and their logits, are made of
+using sums_by_id = moe::sum_by_id<bf16>::kernel;
+using dots_of_rows = moe::row_dots<bf16, bf16>::kernel;
+using inspected = moe::inspect_kernel<std::int32_t>;
+using skill_shares = lora::skill_shares_kernel;
+using skill_gradient = lora::skill_gradient_kernel<float>;
+using share_gradient = lora::share_gradient_kernel<bf16>;
+using logit_gradient = lora::logit_gradient_kernel;
 using count = lora::count_kernel<std::int32_t>;
 using ends = lora::ends_kernel<std::int32_t>;
 using identity = lora::identity_kernel<bf16>;

@@ -137,7 +137,7 @@ using attention::attention_regime;
 template <int D, class Kv, class Mask, class Options = plain, attention_regime Regime = attention_regime::prefill>
 struct attend {
   using op = attention::flash<bf16, D, Kv, Mask, Options>;
-  using tuning = chosen<attention::attention_tuning, attention::default_tuning<bf16, D, op::value_dim, false, attention::works_on_keys<Kv, D>>>;
+  using tuning = chosen<attention::attention_tuning, attention::default_tuning<bf16, D, op::value_dim, attention::form_of_keys<Kv>>>;
   using kernel = typename op::template kernel<tuning, Regime, Options::split_kv>;
   using arguments = typename kernel::arguments;
   template <target T> using agent = typename kernel::template agent<T>;

@@ -15,7 +15,7 @@ struct splitting : attention::options {
 using attention::attention_regime;
 template <int D, class Kv, attention_regime Regime, class Options = splitting> struct attend_to {
   using op = attention::flash<bf16, D, Kv, policy::causal, Options>;
-  using tuning = chosen<attention::attention_tuning, attention::default_tuning<bf16, D, D, true, attention::works_on_keys<Kv, D>>>;
+  using tuning = chosen<attention::attention_tuning, attention::default_tuning<bf16, D, D, attention::form_of_keys<Kv>>>;
   using kernel = typename op::template kernel<tuning, Regime, Options::split_kv>;
   using arguments = typename kernel::arguments;
   template <target T> using agent = typename kernel::template agent<T>;

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include <smalti/flow/lora.hpp>
+#include <smalti/flow/lora_backward.hpp>
 #include <smalti/flow/lora_systems.hpp>
 #include <smalti/flow/moe.hpp>
 
@@ -199,10 +200,34 @@ void sparse_entries_are_added() {
   }
 }
 
+void rows_that_are_shared() {
+  constexpr int rows = 6, wide = 32, ids = 3, skills = 2;
+  matrix<bf16> x(1, rows, wide, wide, 3);
+  const std::int32_t id[rows] = {2, 0, 2, 1, 2, 0};
+  matrix<float> all(skills, 1, wide, wide, 5), d_mixed(1, 1, wide, wide, 7);
+  const float logits[skills] = {0, 0};
+  for (const host_context& context : contexts()) {
+    memory<float> y(ids * wide), d_logits(skills);
+    run_op<moe::sum_by_id<bf16>>(context, moe::sum_by_id<bf16>::args{.x = {x.at.data(), rows, wide, wide}, .id = id, .y = {y.data(), ids, wide, wide}});
+    for (int v = 0; v < ids; ++v)
+      for (int c = 0; c < wide; ++c) {
+        double sum = 0;
+        for (int r = 0; r < rows; ++r) sum += id[r] == v ? x.get(0, r, c) : 0;
+        expect(y[v * wide + c] == sum, "rows of one id");
+      }
+    using op = lora::mhr_backward<float>;
+    run_op<op>(context, op::args{.skills = {all.at.data(), skills, 1, wide, wide, wide}, .logits = logits, .d_mixed = {d_mixed.at.data(), 1, 1, wide, wide, wide}, .tasks = 1, .d_logits = d_logits.data()});
+    double d[skills] = {};
+    for (int s = 0; s < skills; ++s)
+      for (int c = 0; c < wide; ++c) d[s] += all.get(s, 0, c) * d_mixed.get(0, 0, c);
+    for (int s = 0; s < skills; ++s) expect(std::abs(d_logits[s] - 0.125 * (d[s] - d[1 - s])) <= 1e-4 * (std::abs(d[0]) + std::abs(d[1])), "the gradient of a logit");      // both shares are a half
+  }
+}
+
 }  // namespace
 
 namespace battery {
 std::vector<check> moe_checks() {
-  return {{"adapters", adapters_and_gradients}, {"ranks", ranks_end_in_zeros}, {"experts", experts_of_tokens}, {"skills", skills_are_mixed}, {"sparse", sparse_entries_are_added}};
+  return {{"adapters", adapters_and_gradients}, {"ranks", ranks_end_in_zeros}, {"experts", experts_of_tokens}, {"skills", skills_are_mixed}, {"sparse", sparse_entries_are_added}, {"shared rows", rows_that_are_shared}};
 }
 }  // namespace battery

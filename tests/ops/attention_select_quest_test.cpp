@@ -121,11 +121,23 @@ TEST_CASE("Quest's bounds are those of the pages' keys, at once and append by ap
         for (int s = 0; s < 4; ++s) before[s] = y.length[s];
       }
       CHECK(right_bounds(y, y.keys));
+      // The same, told how many tokens are new: the newest of every sequence; more than a sequence has are all of it.
+      paged_keys z({77, 0, 150, 16}, size, generator);
+      for (const int step : {16, 0, 1, 60, 73}) {
+        static_assert(16 + 0 + 1 + 60 + 73 == 150);
+        for (int s = 0; s < 4; ++s) z.length[s] = std::min(z.keys[s], step == 16 ? 16 : z.length[s] + step);
+        REQUIRE(bounds_op::run(context, {.kv = z.kv(), .fresh = step, .bounds = z.bounds()}).code == errc::ok);
+        test::wait(context);
+      }
+      CHECK(right_bounds(z, z.keys));
+      const auto refused = [&](int fresh, const int* from) { return bounds_op::run(context, {.kv = z.kv(), .fresh = fresh, .from = from, .bounds = z.bounds()}).code == errc::bad_value; };
+      CHECK((refused(-2, nullptr) && refused(1, before.data())));
       // Pages that were full before are left alone: what they say may have been changed by others.
       if (before[2] / size == 0) return;
       const std::size_t full = std::size_t(y.table[2 * y.width + before[2] / size - 1]) * kv_heads * d;
       y.low[full] = narrow<bf16>(-77.0f);
       REQUIRE(bounds_op::run(context, {.kv = y.kv(), .from = before.data(), .bounds = y.bounds()}).code == errc::ok);
+      REQUIRE(bounds_op::run(context, {.kv = y.kv(), .fresh = 150 % size, .bounds = y.bounds()}).code == errc::ok);
       test::wait(context);
       CHECK(test::value(y.low[full]) == -77);
     });

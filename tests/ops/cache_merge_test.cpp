@@ -320,11 +320,11 @@ TEST_CASE("compact keeps the tokens that its caller names", "[ops][cache][compre
 }
 
 TEST_CASE("demoted tokens lie in the second pool as append would store them, each token in one of the two", "[ops][cache][compress]") {
-  using low_storage = policy::kv_int4<32>;
-  using low_cache = cache::paged<low_storage>;
   const auto context = test::any_context();
   const auto follow = [&](auto system, const pool_shape& shape) {
     using S = typename decltype(system)::type;
+    using low_storage = typename S::disposition::low;
+    using low_cache = cache::paged<low_storage>;
     world w(shape, 2, 25);
     pool_shape small = shape;
     small.pages = 300;
@@ -399,9 +399,12 @@ TEST_CASE("demoted tokens lie in the second pool as append would store them, eac
     refused("low.pool: it holds another storage", [](typename S::args& y) { y.low.pool.format = policy::kv_int8<>::format; });
     refused("low.pool: it has another shape", [](typename S::args& y) { ++y.low.pool.shape.pages; });
   };
-  using by_votes = cache::snapkv<bf16, D, window, 5, policy::uniform, policy::demote<low_storage>>;
+  using four_bits = policy::demote<policy::kv_int4<32>>;
+  using by_votes = cache::snapkv<bf16, D, window, 5, policy::uniform, four_bits>;
   follow(std::type_identity<by_votes>{}, apart);
   follow(std::type_identity<by_votes>{}, together);
+  using eight_bits = policy::demote<policy::kv_plain<fp8_e4m3>>;
+  follow(std::type_identity<cache::compress<bf16, D, policy::position_only<>, policy::uniform, eight_bits>>{}, apart);
   // By place alone layers may share their pages: every layer's rows go.
-  follow(std::type_identity<cache::compress<bf16, D, policy::position_only<>, policy::uniform, policy::demote<low_storage>>>{}, {.pages = 120, .page = 8, .kv_heads = 2, .key_dim = D, .value_dim = D, .layers = 2});
+  follow(std::type_identity<cache::compress<bf16, D, policy::position_only<>, policy::uniform, four_bits>>{}, {.pages = 120, .page = 8, .kv_heads = 2, .key_dim = D, .value_dim = D, .layers = 2});
 }

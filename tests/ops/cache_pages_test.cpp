@@ -323,6 +323,34 @@ TEST_CASE("append refuses what would write elsewhere", "[ops][cache]") {
     slots[2] = 3;
   }
   refused([](append::args& x) { x.k.rows = x.v.rows = 0, x.k.data = x.v.data = nullptr, x.slots = nullptr; }, errc::ok, "");     // nothing to do is no error
+  refused([](append::args& x) { x.keys = false; }, errc::bad_value, "keys, values and balance are for storages of integers: leave them");
+  refused([](append::args& x) { x.tokens = 1; }, errc::bad_shape, "tokens counts the entries of rows: 0 without them");
+  refused([](append::args& x) { x.rows_head_stride = 2; }, errc::bad_shape, "rows_head_stride must be 0, or at least the tokens of rows");
+  // Rows by a list: as if they lay like this.
+  for (std::size_t i = 0; i < k.size(); ++i) k[i] = narrow<bf16>(float(i));
+  for (std::size_t i = 0; i < v.size(); ++i) v[i] = narrow<bf16>(-float(i));
+  test::array<int> rows(2);
+  rows[0] = 2, rows[1] = 0, slots[0] = 5, slots[1] = 9;
+  if constexpr (is_host<std::remove_const_t<decltype(context)>>) {
+    rows[1] = 3;
+    refused([&](append::args& x) { x.rows = rows.data(), x.tokens = 2; }, errc::bad_value, "rows names a row that k and v do not have");
+    rows[1] = 0;
+  }
+  append::args listed = good;
+  listed.rows = rows.data(), listed.tokens = 2;
+  std::memset(memory.data(), 0, memory.size());
+  REQUIRE(append::run(context, listed).code == errc::ok);
+  test::wait(context);
+  test::array<std::byte> direct(memory.size());
+  std::memset(direct.data(), 0, direct.size());
+  append::args one = good;
+  REQUIRE(cache::make_pool<policy::kv_plain<bf16>>(s, {direct.data(), direct.size()}, one.pool).code == errc::ok);
+  for (int i = 0; i < 2; ++i) {
+    one.k = {k.data() + rows[i] * 32, 1, 32, 32}, one.v = {v.data() + rows[i] * 16, 1, 16, 16}, one.slots = slots.data() + i;
+    REQUIRE(append::run(context, one).code == errc::ok);
+  }
+  test::wait(context);
+  CHECK(std::memcmp(memory.data(), direct.data(), memory.size()) == 0);
   CHECK(memory.guarded());
   const pool_shape latent = shape_of(4, 4, 1, 32, 0);
   append::args x;

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 #include <smalti/ops/attention/segmented.hpp>
+#include <smalti/ops/cache/balance.hpp>
 #include <smalti/ops/cache/kivi.hpp>
 #include <smalti/ops/cache/mikv.hpp>
 #include "ops/attention_problem.hpp"
@@ -303,6 +304,90 @@ TEST_CASE("mikv keeps the important tokens and demotes the others, at every step
   });
 }
 
+template <class Values> test::array<bf16> in_memory(const Values& x) {
+  test::array<bf16> a(x.size());
+  std::copy(x.begin(), x.end(), a.begin());
+  return a;
+}
+template <class T, class Context> void reach_of(const Context& context, const view<const T>& x, float* most, bool anew) {
+  using op = cache::channel_reach<T>;
+  const typename op::args a{x, most, anew};
+  test::scratch space(op::workspace_bytes(context, a));
+  const status st = op::run(context, a, space.get());
+  INFO(st.what << " got " << st.got << " need " << st.need);
+  REQUIRE(st.code == errc::ok);
+  test::wait(context);
+  REQUIRE(space.guarded());
+}
+
+TEST_CASE("the reach of channels is their largest magnitude, the balancer MiKV's", "[ops][cache][mikv]") {
+  std::mt19937 g(seed);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  for (const auto& size : {std::pair{0, 8}, {1, 8}, {17, 72}, {1024, 128}, {1025, 8}, {3000, 136}}) {
+    const int rows = size.first, cols = size.second, stride = cols + 16;
+    CAPTURE(seed, rows, cols);
+    test::array<bf16> x(std::size_t(rows + 1) * std::size_t(stride));
+    for (bf16& e : x) e = bf16{0x7fc0};                // beyond the columns and the rows lies NaN
+    std::vector<float> want(static_cast<std::size_t>(cols), 0.0f);
+    for (int i = 0; i < rows; ++i)
+      for (int c = 0; c < cols; ++c) {
+        const bf16 v = narrow<bf16>(uniform(g) * float(c % 5));
+        x[std::size_t(i) * std::size_t(stride) + std::size_t(c)] = v, want[std::size_t(c)] = std::max(want[std::size_t(c)], std::abs(to_float(v)));
+      }
+    test::for_each_context(seed, [&](const auto& context) {
+      test::array<float> most(static_cast<std::size_t>(cols));
+      std::fill(most.begin(), most.end(), 7.0f);
+      const view<const bf16> all{x.data(), rows, cols, stride};
+      reach_of(context, all, most.data(), true);
+      REQUIRE(most.guarded());
+      REQUIRE(std::equal(most.begin(), most.end(), want.begin()));
+      most[0] = 9, most[1] = -1;
+      reach_of(context, all, most.data(), false);      // what is there counts
+      REQUIRE((most[0] == 9 && most[1] == (rows > 0 ? want[1] : -1)));
+      if (rows != 17) return;
+      const auto refused = [&](const char* what, cache::channel_reach<bf16>::args a) {
+        const status bad = cache::channel_reach<bf16>::check(context, a);
+        CAPTURE(what, bad.what);
+        REQUIRE(std::string(bad.what).find(what) == 0);
+      };
+      refused("x must not have", {{x.data(), -1, cols, stride}, most.data()});
+      refused("most is null", {all, nullptr});
+      refused("x is null", {{nullptr, rows, cols, stride}, most.data()});
+      refused("x: its columns", {{x.data(), rows, cols - 1, stride}, most.data()});
+      refused("x: the stride", {{x.data(), rows, cols, cols - 8}, most.data()});
+      refused("x must begin", {{x.data() + 1, rows, cols, stride}, most.data()});
+      refused("x: rows * stride", {{x.data(), 1 << 30, cols, stride}, most.data()});
+      refused("most must not overlap", {all, reinterpret_cast<float*>(x.data())});
+      // Channels that say nothing are left alone, others stay within bounds.
+      test::array<float> q(8), k(8), balance(8), factor(8);
+      const float queries[] = {4, 0, 1, INFINITY, 1e9f, 1e-9f, 2, 9}, keys[] = {1, 1, 0, 1, 1, 1, INFINITY, 16};
+      const double bounded[] = {2, 1, 1, 1, 256, 1.0 / 256, 1, 0.75};
+      std::copy_n(queries, 8, q.begin()), std::copy_n(keys, 8, k.begin());
+      cache::channel_balance::args b{q.data(), k.data(), 1, 1, 1, 8, balance.data(), factor.data()};
+      REQUIRE(cache::channel_balance::run(context, b).code == errc::ok);
+      test::wait(context);
+      for (int c = 0; c < 8; ++c) {
+        CAPTURE(c);
+        REQUIRE(double(balance[c]) == Approx(bounded[c]).epsilon(0x1p-22));
+        REQUIRE(double(factor[c]) == Approx(1 / bounded[c]).epsilon(0x1p-22));
+      }
+      const auto wrong = [&](const char* what, auto spoil) {
+        cache::channel_balance::args y = b;
+        spoil(y);
+        const status bad = cache::channel_balance::check(context, y);
+        CAPTURE(what, bad.what);
+        REQUIRE(std::string(bad.what).find(what) == 0);
+      };
+      wrong("layers, heads", [](auto& y) { y.dim = -1; });
+      wrong("heads must be", [](auto& y) { y.heads = 3, y.kv_heads = 2; });
+      wrong("layers * heads", [](auto& y) { y.layers = 1 << 30; });
+      wrong("query_reach and", [](auto& y) { y.key_reach = nullptr; });
+      wrong("balance and factor must not be null", [](auto& y) { y.factor = nullptr; });
+      wrong("balance and factor must not overlap", [&](auto& y) { y.factor = q.data(); });
+    });
+  }
+}
+
 // MiKV from its beginning: importance is the attention that a prompt's tokens have had from all its queries, the balancer the reach of its channels.
 TEST_CASE("a prompt demoted by its own attention and reach is MiKV's", "[ops][cache][mikv]") {
   constexpr int bits = 4, group = 32, n = 60, budget = 24, layers = 2;
@@ -315,17 +400,32 @@ TEST_CASE("a prompt demoted by its own attention and reach is MiKV's", "[ops][ca
     test::compressed::world w(shape, heads / kv_heads, 71);
     w.append(context, n);
     w.observe<system>(context, n);
-    test::array<float> balance(layers * kv_heads * d), factor(layers * heads * d);
+    test::array<float> balance(layers * kv_heads * d), factor(layers * heads * d), query_reach(factor.size()), key_reach(balance.size());
+    std::vector<float> most_of_queries(factor.size(), 0.0f), most_of_keys(balance.size(), 0.0f);
     for (int l = 0; l < layers; ++l) {
-      std::vector<float> query_reach(heads * d, 0.0f), key_reach(kv_heads * d, 0.0f);
-      for (std::size_t i = 0; i < w.q[std::size_t(l)].size(); ++i) query_reach[i % (heads * d)] = std::max(query_reach[i % (heads * d)], std::abs(to_float(w.q[std::size_t(l)][i])));
+      for (std::size_t i = 0; i < w.q[std::size_t(l)].size(); ++i) most_of_queries[l * heads * d + i % (heads * d)] = std::max(most_of_queries[l * heads * d + i % (heads * d)], std::abs(to_float(w.q[std::size_t(l)][i])));
       for (int h = 0; h < kv_heads; ++h)
-        for (std::size_t i = 0; i < std::size_t(n) * d; ++i) key_reach[h * d + i % d] = std::max(key_reach[h * d + i % d], std::abs(to_float(w.k[std::size_t(l)][std::size_t(h)][i])));
-      policy::fill_channel_balance(query_reach.data(), key_reach.data(), heads, kv_heads, d, balance.data() + l * kv_heads * d, factor.data() + l * heads * d);
-      for (int i = 0; i < heads * d; ++i) {
-        const int kv = i / (2 * d), e = i % d;
-        REQUIRE(1 / factor[l * heads * d + i] == Approx(oracle::mikv_balance(std::max(query_reach[2 * kv * d + e], query_reach[(2 * kv + 1) * d + e]), key_reach[kv * d + e])));
+        for (std::size_t i = 0; i < std::size_t(n) * d; ++i) most_of_keys[(l * kv_heads + h) * d + i % d] = std::max(most_of_keys[(l * kv_heads + h) * d + i % d], std::abs(to_float(w.k[std::size_t(l)][std::size_t(h)][i])));
+      // Queries in two parts, as a prompt comes; the keys of a head are rows of their own here.
+      const test::array<bf16> q = in_memory(w.q[std::size_t(l)]);
+      const int rows = int(w.q[std::size_t(l)].size()) / (heads * d), first = rows / 3;
+      reach_of(context, view<const bf16>{q.data(), first, heads * d, heads * d}, query_reach.data() + l * heads * d, true);
+      reach_of(context, view<const bf16>{q.data() + first * heads * d, rows - first, heads * d, heads * d}, query_reach.data() + l * heads * d, false);
+      for (int h = 0; h < kv_heads; ++h) {
+        const test::array<bf16> k = in_memory(w.k[std::size_t(l)][std::size_t(h)]);
+        reach_of(context, view<const bf16>{k.data(), n, d, d}, key_reach.data() + (l * kv_heads + h) * d, true);
       }
+    }
+    REQUIRE(std::equal(query_reach.begin(), query_reach.end(), most_of_queries.begin()));
+    REQUIRE(std::equal(key_reach.begin(), key_reach.end(), most_of_keys.begin()));
+    REQUIRE(cache::channel_balance::run(context, {query_reach.data(), key_reach.data(), layers, heads, kv_heads, d, balance.data(), factor.data()}).code == errc::ok);
+    test::wait(context);
+    REQUIRE((query_reach.guarded() && key_reach.guarded() && balance.guarded() && factor.guarded()));
+    for (int i = 0; i < layers * heads * d; ++i) {
+      const int pair = i / (2 * d) * 2 * d + i % d, key = i / (2 * d) * d + i % d;
+      // a quotient, a root and another quotient of floats
+      REQUIRE(1 / double(factor[i]) == Approx(oracle::mikv_balance(std::max(most_of_queries[pair], most_of_queries[pair + d]), most_of_keys[key])).epsilon(0x1p-21));
+      REQUIRE(double(balance[key]) * double(factor[i]) == Approx(1).epsilon(0x1p-22));
     }
     const cache::paged_limits limits{.sequences = 1, .tokens = n};
     auto metadata = filled(low_cache::metadata_bytes(shape, limits)), memory = filled(cache::pool_bytes<low_storage>(shape));
@@ -400,9 +500,11 @@ TEST_CASE("segments with origins of their own and lists of tokens", "[ops][atten
     return y;
   };
   std::normal_distribution<float> normal(0, 1);
-  test::array<bf16> q(sequences * heads * d), k(std::size_t(3) * sequences * rows * kv_heads * d), v(k.size());
+  constexpr int wide = heads * d + 16;                      // a row of queries, and what lies behind it
+  test::array<bf16> q(sequences * wide), k(std::size_t(3) * sequences * rows * kv_heads * d), v(k.size());
   for (auto* all : {&q, &k, &v})
     for (bf16& x : *all) x = narrow<bf16>(normal(g));
+  for (int s = 0; s < sequences; ++s) std::fill_n(q.data() + s * wide + heads * d, wide - heads * d, bf16{0x7fc0});
   const auto at = [&](int segment, int s, int j, int h) { return ((std::size_t(segment * sequences + s) * rows + j) * kv_heads + h) * d; };
   std::vector<float> plain_keys(k.size());
   for (std::size_t i = 0; i < plain_keys.size(); ++i) plain_keys[i] = to_float(k[i]);
@@ -429,6 +531,7 @@ TEST_CASE("segments with origins of their own and lists of tokens", "[ops][atten
     x.segments = {{{batch(k, 0), batch(v, 0), used_a.data()}, {}, {positions_a.data(), frequencies.data()}}, {{batch(k, 1), batch(v, 1), used_b.data()}, {}, {positions_b.data(), frequencies.data()}},
                   {{attention::pool_of<const bf16>(policy::nhd{}, k.data() + at(2, 0, 0, 0), sequences * rows, 1, kv_heads, d), attention::pool_of<const bf16>(policy::nhd{}, v.data() + at(2, 0, 0, 0), sequences * rows, 1, kv_heads, d),
                     {list.data(), kv_heads * listed, listed, length.data(), 0, 1}, sequences, listed}, {}, {}}};
+    x.q.row_stride = wide, x.q.sequence_stride = wide;
     const auto tuned = with_tuning<test::small_tiles>(context);
     const status fit = op::check(tuned, x);
     CAPTURE(fit.what, fit.got, fit.need);
@@ -440,7 +543,7 @@ TEST_CASE("segments with origins of their own and lists of tokens", "[ops][atten
       for (int h = 0; h < heads; ++h) {
         const int kv = h / (heads / kv_heads), total = used_a[s] + used_b[s] + length[s];
         std::vector<double> query;
-        for (int e = 0; e < d; ++e) query.push_back(test::value(q[(std::size_t(s) * heads + h) * d + e]));
+        for (int e = 0; e < d; ++e) query.push_back(test::value(q[std::size_t(s) * wide + h * d + e]));
         oracle::attention_problem p;                      // channels: q turned for each segment, and as it is
         p.queries = 1, p.keys = total, p.d = 3 * d, p.dv = d, p.scale = 1 / std::sqrt(double(d));
         for (const auto& part : {turn(query, positions_a[s]), turn(query, positions_b[s]), query})

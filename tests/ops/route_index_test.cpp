@@ -307,7 +307,7 @@ TEST_CASE("route: recorded routers of a real model, from even loads to one exper
 }
 
 // ---- pitfalls of public trackers (the numbers are those of the specification): what the faulty form makes of an input, and what is made here.
-// P1 and P2 stand above (rows past 2^31), P4 and P5 also in route_test.cpp, P9 in lora_test.cpp.
+// P1 and P2 stand above (rows past 2^31), P4 and P5 also in route_test.cpp, P9 in lora_systems_test.cpp.
 
 TEST_CASE("route: pitfalls, the faulty form beside ours") {
   const auto context = test::any_context();

@@ -472,6 +472,8 @@ TEST_CASE("positions work on packs of values", "[policy][position]") {
     CHECK(ints(key_correction(compact{}, ints(30), columns))[3] == key_correction(compact{}, 30, start + 3));
     CHECK(ints(key_correction(rotate_on_read{}, columns, columns))[3] == start + 3);
     CHECK(ints(no_position{}.key_phase(columns, columns))[3] == 0);
+    static_assert(rotate_on_read::steady);       // from key to key one token
+    CHECK(key_correction(rotate_on_read{}, start + 1, start + 1) == key_correction(rotate_on_read{}, start, start) + 1);
   }
 }
 #endif

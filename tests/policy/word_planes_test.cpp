@@ -87,7 +87,11 @@ template <class Layout, class Codec> void round_trip(int n, int k, bool permuted
   REQUIRE(same);
   bool padded = true;
   for (int i = 0; i < Layout::padded_n(n); ++i)
-    for (int p = i < n ? k : 0; p < Layout::padded_k(k); ++p) padded = padded && policy::packed_code<Layout>(parts.data(), i, p, k) == policy::padding_code<Codec>;
+    for (int p = i < n ? k : 0; p < Layout::padded_k(k); ++p) {
+      bool stored = true;
+      for (int part = 0; part < Layout::parts; ++part) stored = stored && Layout::place(p, part).word < Layout::words_of(k, part);
+      padded = padded && (stored ? policy::packed_code<Layout>(parts.data(), i, p, k) == policy::padding_code<Codec> : p >= k);
+    }
   REQUIRE(padded);
 }
 
@@ -116,6 +120,22 @@ TEST_CASE("packed codes: every width in every family", "[policy][packing]") {
   all_families<8, 32>();
   all_families<4, 16>();
   all_families<6, 16>();
+}
+
+TEST_CASE("packed codes: panels of the host end with the codes", "[policy][packing]") {
+  using four = policy::host_layout<4>;      // word tiles of 256 codes, 32 words
+  REQUIRE(four::words_of(512, 0) == 64);
+  REQUIRE(four::words_of(513, 0) == 72);
+  REQUIRE(four::words_of(576, 0) == 80);    // 64 codes of the first depth-tile: 16 words
+  REQUIRE(four::words_of(577, 0) == 88);
+  REQUIRE(four::words_of(512 + 127, 0) == 96);
+  REQUIRE(four::words_of(512 + 129, 0) == 96);   // the second depth-tile shares the words of the first
+  REQUIRE(four::size(65, 576, 0) == 128 * 80);
+  REQUIRE(policy::host_layout<8>::words_of(576, 0) == 144);
+  REQUIRE(policy::host_layout<6>::words_of(576, 0) == 80);
+  REQUIRE(policy::host_layout<6>::words_of(576, 1) == 48);
+  REQUIRE(policy::weight_layout<4, policy::machine_family::host, 128, 1>::words_of(576, 0) == 96);      // rows, for a GPU
+  REQUIRE(policy::gpu_layout<4>::words_of(65, 0) == 16);
 }
 
 TEST_CASE("packed codes: natural order of block-scaled operands", "[policy][packing]") {

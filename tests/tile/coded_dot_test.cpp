@@ -20,16 +20,18 @@ namespace {
 constexpr unsigned seed = 11;
 constexpr int K = 128, N = 64, R = 64;
 
-// Depth-tile Tile of random codes in words, and the values that they stand for, times what makes integers of them.
+// Depth-tile Tile of random codes in words, and the values that they stand for, times what makes integers of them. Where the codes
+// end within the first depth-tile of a word tile, so do the words.
 template <class Codec, int Tile, int units> struct packed_words_of {
   using planes = policy::word_planes<Codec::bits, 4, K / 4>;
   std::vector<std::uint32_t> words[3];
   std::vector<float> value = std::vector<float>(std::size_t(K) * N);
   host::packed_words<N, K / 4> part[planes::parts];
 
-  explicit packed_words_of(std::mt19937& generator) {
-    for (int p = 0; p < planes::parts; ++p) words[p].assign(std::size_t(planes::words_of(planes::step, p)) * N, 0);
-    for (int k = 0; k < planes::step; ++k)
+  packed_words_of(std::mt19937& generator, int depth) {
+    const int codes = Tile == 0 ? (depth + 31) / 32 * 32 : planes::step;
+    for (int p = 0; p < planes::parts; ++p) words[p].assign(std::size_t(Tile == 0 ? planes::used_words(depth, p) : planes::words_of(codes, p)) * N, 0);
+    for (int k = 0; k < codes; ++k)
       for (int n = 0; n < N; ++n) {
         const unsigned code = unsigned(generator() % (1u << Codec::bits));
         if (k / K == Tile) value[std::size_t(k % K) * N + n] = Codec::value(code) * float(units);
@@ -38,7 +40,10 @@ template <class Codec, int Tile, int units> struct packed_words_of {
           words[p][std::size_t(at.word) * N + n] |= (code >> planes::shift(p) & ((1u << planes::width(p)) - 1)) << at.bit;
         }
       }
-    for (int p = 0; p < planes::parts; ++p) part[p].data = words[p].data() + std::size_t(planes::word_tile(Tile, p)) * (K / 4) * N, part[p].stride = N;
+    for (int p = 0; p < planes::parts; ++p) {
+      part[p].data = words[p].data() + std::size_t(planes::word_tile(Tile, p)) * (K / 4) * N, part[p].stride = N;
+      if (Tile == 0) part[p].rows = int(words[p].size()) / N;
+    }
   }
   template <class Operand> void unpack(Operand& b) const {
     if constexpr (planes::parts == 1) host::block::unpack<Tile>(b, Codec{}, part[0]);
@@ -63,7 +68,7 @@ template <class T, class Codec, int Tile, int G, bool Corrected> void multiplies
   CAPTURE(seed, live, depth, Codec::bits, Tile, G, Corrected);
   std::mt19937 generator(seed + live * 7 + depth);
   constexpr bool integers = std::is_same_v<T, std::int8_t>;
-  const packed_words_of<Codec, Tile, integers ? policy::integer_scale<Codec> : 1> codes(generator);
+  const packed_words_of<Codec, Tile, integers ? policy::integer_scale<Codec> : 1> codes(generator, depth);
   const auto f = std::make_unique<factors<G>>(generator);
   guarded<T> x(std::size_t(live) * depth);      // rows one after another: a read past the last one is seen
   for (int i = 0; i < live * depth; ++i) {

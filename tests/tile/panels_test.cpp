@@ -78,7 +78,55 @@ template <int M, int Depth> void streamed_as_packed(int keys, int columns, int c
   }
 }
 
+// Several right operands as one, of small whole numbers: every sum is exact, whatever its order. `rows` of R and `live` of N exist.
+template <class T, int R, int K, int N, int Count> void joined_as_apart(int rows, int live, std::mt19937& generator) {
+  CAPTURE(R, K, N, Count, rows, live);
+  const auto whole = [&](std::size_t n) {
+    test::array<T> x(n);
+    for (T& v : x) v = narrow<T>(float(int(generator() >> 8) % 9 - 4));
+    return x;
+  };
+  const auto q = whole(R * K), p = whole(R * K * Count), k = whole(Count * N * K);
+  const view<const T> qs{q.data(), rows, K, K}, ps{p.data(), rows, K * Count, K * Count};
+  host::block b(0, 0, 0);
+  host::left_panel<T, R, K> beside;
+  host::left_panel<T, R, K * Count> below;
+  b.load(beside, qs, 0, 0), b.load(below, ps, 0, 0);
+  host::right_panel<T, K, N> right[Count];
+  for (int g = 0; g < Count; ++g) b.load(right[g], view<const T, 1>{k.data() + g * N * K, K, g == 1 ? live : N, N}, 0, 0);
+  host::array_tile<float, R, N * Count> side, more;
+  host::array_tile<float, R, N> sum;
+  b.fill(side, 7.0f), b.fill(more, 2.0f), b.fill(sum, 3.0f);
+  b.multiply(side, beside, right);
+  b.product(more, beside, right);
+  b.product(sum, below, right);
+  for (int r = 0; r < rows; ++r)
+    for (int n = 0; n < N; ++n) {
+      float total = 3;
+      for (int g = 0; g < Count; ++g) {
+        float one = 0;
+        for (int i = 0; i < K && !(g == 1 && n >= live); ++i) {
+          const float x = to_float(k[(g * K + i) * N + n]);
+          one += to_float(q[r * K + i]) * x, total += to_float(p[r * K * Count + g * K + i]) * x;
+        }
+        CAPTURE(r, n, g);
+        REQUIRE(side.v[r][g * N + n] == one);
+        REQUIRE(more.v[r][g * N + n] == 2 + one);
+      }
+      REQUIRE(sum.v[r][n] == total);
+    }
+}
+
 }  // namespace
+
+TEST_CASE("right operands that lie apart are multiplied as one", "[tile][panels]") {
+  std::mt19937 generator(seed);
+  CAPTURE(seed);
+  joined_as_apart<bf16, 32, 64, 64, 4>(32, 64, generator);
+  joined_as_apart<bf16, 32, 64, 32, 3>(19, 20, generator);
+  joined_as_apart<bf16, 16, 48, 16, 2>(16, 16, generator);
+  joined_as_apart<fp16, 32, 32, 64, 2>(32, 64, generator);
+}
 
 TEST_CASE("operands of few rows are used where they lie", "[tile][panels]") {
   std::mt19937 generator(seed);

@@ -14,13 +14,18 @@ template <class T> constexpr int step_of = sizeof(T) < 16 ? 16 / int(sizeof(T)) 
 //! view<T> promises that the base address and the stride are multiples of 16 bytes and that the number of
 //! columns is a multiple of 16 bytes. view<T, 1> promises nothing: any address, width and stride, and on a
 //! GPU the slow path. The promise is part of the type because the compiler needs it; every op's check()
-//! verifies it.
+//! verifies it. A view becomes one of const elements, and one that promises less, by itself; where a type is deduced, reading() says it.
 template <class T, int Step = step_of<T>>
 struct view {
   using element = T;
   static constexpr int step = Step;
   T* data = nullptr;
   int rows = 0, cols = 0, stride = 0;
+  template <class To, int Promised>
+    requires((__is_same(To, T) || __is_same(To, const T)) && Step % Promised == 0)
+  SMALTI_HD constexpr operator view<To, Promised>() const {
+    return {data, rows, cols, stride};
+  }
 };
 
 //! Equal matrices one after another: heads, batches, experts, pages. `distance` counts elements between them.

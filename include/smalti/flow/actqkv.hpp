@@ -33,7 +33,8 @@ struct actqkv {
   struct args {
     attention::head_rows<const T> q = {};      //!< score: the window's queries of each sequence
     attention::paged_kv<T, Page> kv = {};
-    const int* from = nullptr;                 //!< means: [sequence] tokens that were there before; null: none
+    int fresh = -1;                            //!< means: new are the newest so many tokens of every sequence; -1: those that `from` names
+    const int* from = nullptr;                 //!< means, where sequences have grown differently: new are the tokens from from[sequence] on, in the context's memory; null: all
     view<T> means = {};                        //!< row page * heads + head
     float temperature = 1;                     //!< infinite: the mean of the window
     view<float> scores = {};                   //!< [sequence * key heads + head][page]: score writes, choose reads
@@ -46,8 +47,8 @@ struct actqkv {
   //! Mean keys of the pages that have changed.
   template <class Context> static status means(const Context& context, const args& x) {
     static_assert(explain_context<Context>());
-    if (const status bad = first_of([&] { return check_context(base_of(context)); }, [&] { return check_kv(x); }); !bad) return bad;
-    if constexpr (runs_here<Context>) return x.kv.sequences == 0 || x.kv.most == 0 ? status{} : launch<means_kernel>(base_of(context), {x.kv, x.from, x.means});
+    if (const status bad = first_of([&] { return check_context(base_of(context)); }, [&] { return attention::detail::check_new(x.fresh, x.from); }, [&] { return check_kv(x); }); !bad) return bad;
+    if constexpr (runs_here<Context>) return x.kv.sequences == 0 || x.kv.most == 0 ? status{} : launch<means_kernel>(base_of(context), {x.kv, {x.from, x.fresh}, x.means});
     else return {};
   }
   template <class Context> static status check(const Context& context, const args& x) {

@@ -23,7 +23,7 @@ struct options {
   static constexpr bool batch_invariant = false;     //!< a row's bits do not depend on the other rows of the batch
   static constexpr bool accumulates = false;         //!< sgmv_backward adds to da and db: a sequence's windows, one after another
   static constexpr int shard_width = 0;              //!< of paged_rows in shards: the same of gemm::grouped_options
-  using offset = std::int32_t;                       //!< of the segments
+  using offset = std::int32_t;                       //!< of the segments; std::int64_t for sgmv alone
 };
 
 //! Adapters of one projection: adapter e is y += scale[e] (x A_e') B_e, with A_e: rank[e] x H and B_e: rank[e] x H', whose rows
@@ -81,18 +81,19 @@ template <class X, class T = X, class Y = X, class Options = options> struct sgm
     const int* adapter = nullptr;            //!< [segments]
     adapters<T> weights = {};
     view<Y> y = {};                          //!< rows x H'
+    const offset* end = nullptr;             //!< null: segments cover all rows; or [segments]: only the rows before end[s] are in use
   };
   static bool idle(const args& x) { return x.weights.a.most == 0; }
   template <class Context> static status refuse(const Context&, const args& x) {
-    return first_of([&] { return detail::check_ranks(x.weights.a, x.weights.b, is_host<Context>); }, [&] { return detail::check_all_rows<is_host<Context>>(x.rows, x.x.rows); });
+    return first_of([&] { return detail::check_ranks(x.weights.a, x.weights.b, is_host<Context>); }, [&] { return x.end == nullptr ? detail::check_all_rows<is_host<Context>>(x.rows, x.x.rows) : status{}; });
   }
   template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
     const int wide = round_up(x.weights.a.most, 16);
     const view<float> values{carve.place<float>(std::size_t(x.x.rows) * std::size_t(wide)), x.x.rows, wide, wide};
     typename shrink::args in{};
-    in.a = x.x, in.b = x.weights.a, in.c = values, in.rows = x.rows, in.weight = x.adapter;
+    in.a = x.x, in.b = x.weights.a, in.c = values, in.rows = x.rows, in.end = x.end, in.weight = x.adapter;
     typename expand::args out{};
-    out.a = reading(values), out.b = x.weights.b, out.c = x.y, out.rows = x.rows, out.weight = x.adapter;
+    out.a = reading(values), out.b = x.weights.b, out.c = x.y, out.rows = x.rows, out.end = x.end, out.weight = x.adapter;
     return first_of([&] { return step(shrink{}, in); }, [&] { return step(expand{}, out); });
   }
 };
@@ -101,6 +102,7 @@ template <class X, class T = X, class Y = X, class Options = options> struct sgm
 //! Rows of one adapter that follow each other are not gathered into one segment: sort the batch and take sgmv for that.
 template <class X, class T = X, class Y = X, class Options = options> struct bgmv : flow::in_steps<bgmv<X, T, Y, Options>> {
   using offset = typename Options::offset;
+  static_assert(std::is_same_v<offset, std::int32_t>, "smalti: bgmv makes its offsets itself, of 32 bits: leave options::offset as it is");
   using segmented = sgmv<X, T, Y, Options>;
   struct args {
     view<const X> x = {};                    //!< rows x H
@@ -224,6 +226,7 @@ template <class T> using poly = mhr<T>;
 //! Source: Miao et al. 2024, FlexLLM, arXiv:2402.18789.
 template <class X, class T = X, class DX = X, class Options = options> struct sgmv_backward : flow::in_steps<sgmv_backward<X, T, DX, Options>> {
   using offset = typename Options::offset;
+  static_assert(std::is_same_v<offset, std::int32_t>, "smalti: sgmv_backward makes offsets of its own, of 32 bits: convert the segments' offsets to std::int32_t");
   using shrink = gemm::grouped<X, T, float, policy::chain<>, detail::form<Options, gemm::b_order::n_by_k, false>, gemm::paged_rows<T, true>>;
   using expand = gemm::grouped<float, T, DX, policy::chain<>, detail::form<Options, gemm::b_order::k_by_n, true>, gemm::paged_rows<T>>;
   using along = gemm::grouped_depth<float, X, float, policy::chain<>, detail::along<offset, Options::accumulates>>;
@@ -233,12 +236,13 @@ template <class X, class T = X, class DX = X, class Options = options> struct sg
     segments<offset> rows = {};
     const int* adapter = nullptr;            //!< [segments]
     adapters<T> weights = {};
-    view<DX> dx = {};                        //!< rows x H: the adapters' share is added
-    stack<float> da = {}, db = {};           //!< [segments] most x H, most x H', most rounded up to 16; options::accumulates: added to
+    view<DX> dx = {};                        //!< rows x H: the adapters' share is added; null: not wanted
+    stack<float> da = {}, db = {};           //!< [segments] most x H, most x H', most rounded up to 16; options::accumulates: added to; null: not wanted
+    const offset* end = nullptr;             //!< null: segments cover all rows; or [segments]: only the rows before end[s] are in use
   };
   static bool idle(const args& x) { return x.weights.a.most == 0; }
   template <class Context> static status refuse(const Context&, const args& x) {
-    return first_of([&] { return detail::check_ranks(x.weights.a, x.weights.b, is_host<Context>); }, [&] { return detail::check_all_rows<is_host<Context>>(x.rows, x.x.rows); });
+    return first_of([&] { return detail::check_ranks(x.weights.a, x.weights.b, is_host<Context>); }, [&] { return x.end == nullptr ? detail::check_all_rows<is_host<Context>>(x.rows, x.x.rows) : status{}; });
   }
   template <class Context, class Step> static status steps(const Context&, const args& x, carver& carve, Step step) {
     const int rows = x.x.rows, wide = round_up(x.weights.a.most, 16);
@@ -250,7 +254,7 @@ template <class X, class T = X, class DX = X, class Options = options> struct sg
     const gemm::paged_rows<T, true> scaled_a{a.pool, a.first, a.count, a.line, b.scale, a.shards, a.weights, a.most, a.lines};
     const auto down = [&](const view<const X>& from, const gemm::paged_rows<T, true>& weights, const view<float>& to) {
       typename shrink::args s{};
-      s.a = from, s.b = weights, s.c = to, s.rows = x.rows, s.weight = x.adapter;
+      s.a = from, s.b = weights, s.c = to, s.rows = x.rows, s.end = x.end, s.weight = x.adapter;
       return step(shrink{}, s);
     };
     const auto gradient = [&](const view<float>& values, const view<const X>& of, const stack<float>& to) {
@@ -259,13 +263,13 @@ template <class X, class T = X, class DX = X, class Options = options> struct sg
       return step(along{}, s);
     };
     return first_of([&] { return step(flow::cleared{}, flow::cleared::args{v.data, elements * sizeof(float)}); },      // columns past a rank count as zeros
-                    [&] { return step(flow::cleared{}, flow::cleared::args{w.data, elements * sizeof(float)}); }, [&] { return down(x.x, scaled_a, v); }, [&] { return down(x.dy, b, w); },
-                    [&] { return step(flow::started<ends_kernel<offset>>{}, typename flow::started<ends_kernel<offset>>::args{{x.rows.offsets, x.adapter, {ends, 1, x.rows.count, x.rows.count}}}); },
-                    [&] { return gradient(w, x.x, x.da); }, [&] { return gradient(v, x.dy, x.db); },
+                    [&] { return step(flow::cleared{}, flow::cleared::args{w.data, elements * sizeof(float)}); }, [&] { return x.db.data != nullptr ? down(x.x, scaled_a, v) : status{}; }, [&] { return down(x.dy, b, w); },
+                    [&] { return step(flow::started<ends_kernel<offset>>{}, typename flow::started<ends_kernel<offset>>::args{{x.rows.offsets, x.end != nullptr ? x.end : x.rows.count > 0 ? x.rows.offsets + 1 : nullptr, x.adapter, {ends, 1, x.rows.count, x.rows.count}}}); },
+                    [&] { return x.da.data != nullptr ? gradient(w, x.x, x.da) : status{}; }, [&] { return x.db.data != nullptr ? gradient(v, x.dy, x.db) : status{}; },
                     [&] {
                       typename expand::args s{};
-                      s.a = reading(w), s.b = a, s.c = x.dx, s.rows = x.rows, s.weight = x.adapter;
-                      return step(expand{}, s);
+                      s.a = reading(w), s.b = a, s.c = x.dx, s.rows = x.rows, s.end = x.end, s.weight = x.adapter;
+                      return x.dx.data != nullptr ? step(expand{}, s) : status{};
                     });
   }
 };

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <smalti/block/lora/sparse.hpp>
 #include <smalti/flow/in_steps.hpp>
 #include <smalti/flow/lora.hpp>
@@ -165,6 +166,7 @@ template <class Base, class X> struct fused : flow::in_steps<fused<Base, X>> {
 //!        multiplies B by rows and reads y once more; on the host, where gathers are loads one by one, always
 template <class Base, class X, class Options = options> struct fused_rows : flow::in_steps<fused_rows<Base, X, Options>> {
   using offset = typename Options::offset;
+  static_assert(std::is_same_v<offset, std::int32_t>, "smalti: fused_rows makes its offsets itself, of 32 bits: leave options::offset as it is");
   using shrink_op = typename sgmv<X, X, X, Options>::shrink;
   struct args {
     typename Base::args base = {};      //!< its epilogue is filled in here

@@ -13,6 +13,7 @@
 #include <smalti/ops/gemm/grouped.hpp>
 #include <smalti/ops/gemm/quantized.hpp>
 #include <smalti/ops/moe.hpp>
+#include <smalti/ops/moe/sum_by_id.hpp>
 #include <smalti/ops/quantize.hpp>
 #include <smalti/policy/epilogue.hpp>
 
@@ -263,8 +264,8 @@ template <class X, class Activation = policy::silu, class Y = X, class T = X> st
 //!     d_out = dy by rows,  dh = d_out down,  (d_gate, d_up, w h, d_weight) = gated_gradient
 //!     d_down_e = d_out' (w h),  d_gate_e = d_gate' x,  d_up_e = d_up' x      over the rows of e: zeros where there are none
 //!     dx = sum over choices of d_gate gate + d_up up
-//! Packed experts are frozen: dx and d_weight pass through them (flow::through_packed). With share, identity experts add share[t] dy[t] to dx;
-//! the gradient of share[t] itself is <dy[t], x[t]>, a constant expert's the sum of w dy over its slots.
+//! Packed experts are frozen: dx and d_weight pass through them (flow::through_packed). With share, identity experts add share[t] dy[t] to dx.
+//!     d_share[t] = <dy[t], x[t]>,   d_constants[c] = sum of w dy over the slots of constant expert c, whose d_weight is <dy, constants[c]>
 //! @tparam Experts  dense_experts<X> or quantized_experts<Format, X>, X: bf16, fp16 or (dense) float; the rounding of integer_experts has no
 //!                  gradient: take quantized_experts. DX, DW: of the gradients
 //! @note  cost: dense 16 S H I operations, four of them for what is computed again; packed 10 S H I and 2 H I (2 H + I) for each expert, which decode
@@ -285,6 +286,8 @@ struct scatter_moe_backward : flow::in_steps<scatter_moe_backward<Experts, Activ
   using dispatch_op = dispatch<X>;
   using gradient_op = gated_gradient<X, float, Activation>;
   using combine_op = combine<float, DX, X>;
+  using dots_op = row_dots<X, X>;
+  using constants_op = sum_by_id<X>;
 
   struct args {
     view<const X> x = {}, dy = {};               //!< tokens x H
@@ -297,8 +300,19 @@ struct scatter_moe_backward : flow::in_steps<scatter_moe_backward<Experts, Activ
     float* d_weight = nullptr;                   //!< [tokens x choices]
     const float* share = nullptr;                //!< null, or [tokens]: as forward
     Activation activation = {};
+    float* d_share = nullptr;                    //!< null: not wanted; else [tokens]
+    view<const X> constants = {};                //!< as forward, with ids and first_constant
+    const std::int32_t* ids = nullptr;
+    int first_constant = 0;
+    view<float> d_constants = {};                //!< as constants, or null: not wanted
   };
   template <class Context> static status refuse(const Context&, const args& x) {
+    if (x.constants.rows > 0) {
+      if (const status bad = combine_op::check_constants({.index = x.index, .y = x.dx, .constants = {x.constants.data, x.constants.rows, x.constants.cols, x.constants.stride}, .ids = x.ids, .first_constant = x.first_constant}); !bad) return bad;
+      if (x.d_constants.data != nullptr && x.d_constants.rows != x.constants.rows) return {errc::bad_shape, "d_constants needs the extents of constants", x.d_constants.rows, x.constants.rows};
+    } else if (x.d_constants.data != nullptr) {
+      return {errc::bad_shape, "constants is empty, but d_constants is not: the rows that constant experts give", 0, x.d_constants.rows};
+    }
     if (const status bad = check_index<is_host<Context>>(x.index, x.x.rows); !bad) return bad;
     if (Experts::count(x.gate) < x.index.experts() || Experts::count(x.up) < x.index.experts() || Experts::count(x.down) < x.index.experts())
       return {errc::bad_shape, "gate, up and down need a weight for each expert of the index", Experts::count(x.gate), x.index.experts()};
@@ -333,6 +347,15 @@ struct scatter_moe_backward : flow::in_steps<scatter_moe_backward<Experts, Activ
                     [&] {
                       return step(gradient_op{}, typename gradient_op::args{.gate = reading(p.gate), .up = reading(p.up), .dh = reading(p.dh), .index = x.index, .d_gate = p.gate, .d_up = p.up,
                                                                               .hidden = p.hidden, .d_weight = x.d_weight, .activation = x.activation});
+                    },
+                    [&] { return x.d_share != nullptr ? step(dots_op{}, typename dots_op::args{.a = x.dy, .b = x.x, .dot = x.d_share}) : status{}; },
+                    [&] {
+                      if (x.constants.rows == 0) return status{};
+                      return step(dots_op{}, typename dots_op::args{.a = x.dy, .b = x.constants, .row = x.ids, .dot = x.d_weight, .copies = x.index.choices, .first = x.first_constant, .keeps = true});
+                    },
+                    [&] {
+                      if (x.d_constants.data == nullptr) return status{};
+                      return step(constants_op{}, typename constants_op::args{.x = x.dy, .id = x.ids, .weight = x.index.weight_of_slot, .y = x.d_constants, .copies = x.index.choices, .first = x.first_constant});
                     },
                     [&]() -> status {
                       if constexpr (trains) {

@@ -11,13 +11,14 @@
 namespace smalti::inline SMALTI_CODE::cache {
 
 //! What sparf keeps beside a pool: keys with channels as rows, page by page, and the sum of each sequence's values. Brought up to date after each
-//! append: `from` says how many tokens were there before (null: none).
+//! append: `fresh` says how many tokens are new (-1: all).
 //! @note  a second copy of the keys: half as much memory again as the pool
 template <class T, int D, int Page>
 struct sparf_index {
   struct args {
     attention::paged_kv<T, Page> kv = {};
-    const int* from = nullptr;                 //!< [sequence], in the context's memory
+    int fresh = -1;                            //!< new are the newest so many tokens of every sequence; -1: those that `from` names
+    const int* from = nullptr;                 //!< where sequences have grown differently: new are the tokens from from[sequence] on, in the context's memory; null: all
     view<T> channels = {};                     //!< [(page * heads + head) * D + channel][slot]
     view<float, 1> sums = {};                  //!< [sequence * heads + head][D]
   };
@@ -34,7 +35,7 @@ struct sparf_index {
     if (const status bad = check(context, x); !bad) return bad;
     if constexpr (runs_here<Context>) {
       if (x.kv.sequences == 0 || x.kv.most == 0) return {};
-      return first_of([&] { return launch<channels_kernel>(base_of(context), {x.kv, x.from, x.channels}); }, [&] { return launch<sums_kernel>(base_of(context), {x.kv, x.from, x.sums}); });
+      return first_of([&] { return launch<channels_kernel>(base_of(context), {x.kv, {x.from, x.fresh}, x.channels}); }, [&] { return launch<sums_kernel>(base_of(context), {x.kv, {x.from, x.fresh}, x.sums}); });
     } else {
       return {};
     }
@@ -51,6 +52,7 @@ struct sparf_index {
     static_assert(D % 16 == 0, "smalti: sparf takes heads of a multiple of 16 columns: pad the last dimension");
     static_assert(Page >= 16 && (Page & (Page - 1)) == 0, "smalti: sparf takes pages of 16, 32, 64, ... tokens");
     if (x.kv.sequences < 0 || x.kv.most < 0) return {errc::bad_shape, "kv must not have a negative extent", x.kv.most, 0};
+    if (const status bad = attention::detail::check_new(x.fresh, x.from); !bad) return bad;
     if (x.kv.sequences == 0) return {};
     if (x.kv.where.page != Page) return {errc::bad_shape, "kv: its pages must be as large as the type says", x.kv.where.page, Page};
     if (x.kv.k.data == nullptr || x.kv.v.data == nullptr || x.kv.where.table == nullptr || x.kv.where.length == nullptr) return {errc::null_pointer, "kv: keys, values, tables and lengths must not be null"};
@@ -85,7 +87,7 @@ struct sparf {
   using out = typename attend::out;
   struct args {
     attention::head_rows<const T> q = {};      //!< one row of each sequence
-    typename index_op::args index = {};           //!< kv, channels and sums, brought up to date; from is not read
+    typename index_op::args index = {};           //!< kv, channels and sums, brought up to date; what is new is not asked
     int channels_read = 0, tokens = 0, window = 0;
     float scale = 0;                           //!< of q . k; 0: 1 / sqrt(D)
     attention::head_rows<out> o = {};

@@ -15,6 +15,7 @@ namespace smalti::inline SMALTI_DATA::io {
 enum class file_rule : std::uint8_t {
   none,
   cannot_open,     //!< no such file, no permission, not a regular file, no memory to map it
+  cannot_write,    //!< no such folder, no permission, no room
   missing_tensor,  //!< an importer or an index names a tensor that is not there
   truncated,       //!< the file ends before what it announces
   trailing_bytes,  //!< bytes that belong to nothing
@@ -46,6 +47,7 @@ constexpr const char* name(file_rule rule) noexcept {
   switch (rule) {
     case file_rule::none: return "none";
     case file_rule::cannot_open: return "cannot_open";
+    case file_rule::cannot_write: return "cannot_write";
     case file_rule::missing_tensor: return "missing_tensor";
     case file_rule::truncated: return "truncated";
     case file_rule::trailing_bytes: return "trailing_bytes";

@@ -162,9 +162,31 @@ class gguf {
   const gguf_value* find(std::string_view key) const { return search(values_, keys_, key, &gguf_value::key); }
   const gguf_tensor* find_tensor(std::string_view name) const { return search(tensors_, names_, name, &gguf_tensor::name); }
 
+  //! find(key) and an accessor in one: nothing where no such key stands, or its value is an array, of another kind, or does not fit.
+  std::optional<std::int64_t> integer(std::string_view key) const {
+    const gguf_value* v = single(key);
+    return v != nullptr ? v->integer() : std::nullopt;
+  }
+  std::optional<double> number(std::string_view key) const {
+    const gguf_value* v = single(key);
+    return v != nullptr ? v->number() : std::nullopt;
+  }
+  std::optional<bool> boolean(std::string_view key) const {
+    const gguf_value* v = single(key);
+    return v != nullptr ? v->boolean() : std::nullopt;
+  }
+  std::optional<std::string_view> string(std::string_view key) const {
+    const gguf_value* v = single(key);
+    return v != nullptr ? v->string() : std::nullopt;
+  }
+
  private:
   using order = std::vector<std::uint32_t>;
 
+  const gguf_value* single(std::string_view key) const {
+    const gguf_value* v = find(key);
+    return v != nullptr && !v->is_array() ? v : nullptr;
+  }
   template <class T>
   static const T* search(const std::vector<T>& all, const order& sorted, std::string_view name, std::string_view T::*member) {
     const auto at =

@@ -152,7 +152,7 @@ struct flash {
     template <target G> using agent = flash_agent<Selector{}(G, Regime), problem<Regime, Split>>;
   };
   template <class Context> struct selector_for {
-    using type = typename selector_of<Context, default_tuning<T, D, value_dim, requires { typename Kv::storage; }, works_on_keys<Kv, D>>>::type;
+    using type = typename selector_of<Context, default_tuning<T, D, value_dim, form_of_keys<Kv>>>::type;
     static_assert(explain_attention_selector<type>());
   };
 

@@ -1,6 +1,7 @@
 // Key and value caches: pages of one pool for many sequences. docs/ops/cache.md has the rules, the layouts and an example.
 #pragma once
 #include <smalti/ops/cache/append.hpp>
+#include <smalti/ops/cache/balance.hpp>
 #include <smalti/ops/cache/compact.hpp>
 #include <smalti/ops/cache/compress.hpp>
 #include <smalti/ops/cache/copy_pages.hpp>

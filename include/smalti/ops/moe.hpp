@@ -198,17 +198,18 @@ template <class X, class H, class Activation = policy::silu, class Options = row
 };
 
 //! The backward of h = activation(gate) up and of the weight of its slot: gated_gradient_agent has the formulas.
-//! @tparam X  of gate, up and what is written; D  of dh: what arrives through the second product, for weights of 1
+//! @tparam X  of what is written; D  of dh: what arrives through the second product, for weights of 1; Gate, Up  of gate and up
 //! @post  same bits on every run; a row's do not depend on the others. d_weight of slots without a row becomes zero
-template <class X, class D, class Activation = policy::silu, class Options = row_options> struct gated_gradient {
-  static_assert(detail::row_element<X> && detail::row_element<D>, "smalti: the gradient of a gated layer takes bf16, fp16 or float");
+template <class X, class D, class Activation = policy::silu, class Options = row_options, class Gate = X, class Up = Gate> struct gated_gradient {
+  static_assert(detail::row_element<X> && detail::row_element<D> && detail::row_element<Gate> && detail::row_element<Up>, "smalti: the gradient of a gated layer takes bf16, fp16 or float");
   static_assert(policy::explain_slope<Activation>());
   template <class T> static constexpr int step = Options::any_width ? 1 : step_of<T>;
   struct args {
-    view<const X, step<X>> gate = {}, up = {};
+    view<const Gate, step<Gate>> gate = {};
+    view<const Up, step<Up>> up = {};
     view<const D, step<D>> dh = {};
     policy::route_index index = {};
-    view<X, step<X>> d_gate = {}, d_up = {};     //!< may be gate and up themselves
+    view<X, step<X>> d_gate = {}, d_up = {};     //!< may be gate and up themselves, if those are of X
     view<X, step<X>> hidden = {};                //!< weight times h: what the second weight's gradient takes
     float* d_weight = nullptr;                   //!< [tokens x choices]
     Activation activation = {};
@@ -236,8 +237,8 @@ template <class X, class D, class Activation = policy::silu, class Options = row
   }
   // ---- what a launch names: kernels are not for callers
   template <bool Weighted> struct kernel {
-    using arguments = gated_gradient_arguments<X, D, Activation, step<X>, step<D>, Weighted>;
-    template <target G> using agent = gated_gradient_agent<default_rows_tuning{}(G), X, D, Activation, step<X>, step<D>, Weighted>;
+    using arguments = gated_gradient_arguments<X, D, Activation, step<X>, step<D>, Weighted, Gate, Up, step<Gate>, step<Up>>;
+    template <target G> using agent = gated_gradient_agent<default_rows_tuning{}(G), X, D, Activation, step<X>, step<D>, Weighted, Gate, Up, step<Gate>, step<Up>>;
   };
 
 private:

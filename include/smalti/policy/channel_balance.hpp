@@ -1,15 +1,17 @@
 // MiKV's channel balancer: keys are multiplied channel by channel before they lose bits, queries divided by the same.
 #pragma once
 #include <smalti/core/version.hpp>
+#include <smalti/policy/scalar.hpp>
 
 namespace smalti::inline SMALTI_DATA::policy {
 
 //! sqrt(max |q_c| / max |k_c|): afterwards both have the largest magnitude sqrt(max |q_c| max |k_c|) in the channel. 1 where either is
 //! zero or not finite; within [2^-8, 2^8]. With groups of query heads, max |q_c| is over all that read the key head.
-inline float channel_balance(float query_reach, float key_reach) {
-  if (!(query_reach > 0 && key_reach > 0 && query_reach < 3e38f && key_reach < 3e38f)) return 1;
-  const float b = __builtin_sqrtf(query_reach / key_reach);
-  return b < 0x1p-8f ? 0x1p-8f : b > 0x1p8f ? 0x1p8f : b;
+template <class V> SMALTI_HD V channel_balance(V query_reach, V key_reach) {
+  using namespace scalar;
+  const auto told = query_reach > 0.0f && key_reach > 0.0f && query_reach < 3e38f && key_reach < 3e38f;
+  const V b = sqrt(over(query_reach, where(told, key_reach, 1.0f)));
+  return where(told, min(max(b, 0x1p-8f), 0x1p8f), 1.0f);
 }
 
 //! balance[kv_head][c], and what queries are multiplied by, query_factor[head][c] = 1 / balance of its key head, from the largest

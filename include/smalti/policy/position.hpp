@@ -335,6 +335,7 @@ enum class key_storage { rotated, plain };
 //   query_phase(position, rank)    the phase a query is rotated by
 //   key_phase(position, rank)      the phase a key has in the score
 //   stored_phase(position, rank)   the phase a key has in memory (with key_storage::plain: none, 0)
+//   steady = true                  may be missing: of plain keys, key_phase(position + 1, rank + 1) is key_phase(position, rank) + 1
 // A score depends on query_phase - key_phase only. Where key_phase and stored_phase differ, the load (or the step that
 // compacts the cache) rotates the key by their difference: key_correction.
 
@@ -359,6 +360,7 @@ struct compact {
 //! (StreamingLLM), arXiv:2309.17453.
 struct rotate_on_read {
   static constexpr key_storage storage = key_storage::plain;
+  static constexpr bool steady = true;                 // from rank to rank one token
   template <class P, class R> SMALTI_HD constexpr auto query_phase(P, R rank) const { return rank; }
   template <class P, class R> SMALTI_HD constexpr auto key_phase(P, R rank) const { return rank; }
   template <class P, class R> SMALTI_HD constexpr auto stored_phase(P position, R) const { return position * 0; }

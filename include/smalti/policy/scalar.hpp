@@ -25,6 +25,7 @@ SMALTI_HD constexpr float over(float a, float b) { return a / b; }
 // that no other argument is converted into one.
 template <class T> SMALTI_HD float exp2(T x) requires __is_same(T, float) { return __builtin_exp2f(x); }
 template <class T> SMALTI_HD float log2(T x) requires __is_same(T, float) { return __builtin_log2f(x); }
+template <class T> SMALTI_HD float sqrt(T x) requires __is_same(T, float) { return __builtin_sqrtf(x); }
 template <class T> SMALTI_HD float floor(T x) requires __is_same(T, float) { return __builtin_floorf(x); }
 template <class T> SMALTI_HD float tanh(T x) requires __is_same(T, float) { return __builtin_tanhf(x); }
 

@@ -67,6 +67,12 @@ struct word_planes {
   SMALTI_HD static constexpr int padded_k(int k) { return ceil_div(k, step) * step; }
   //! 32-bit words of one column of part p.
   SMALTI_HD static constexpr int words_of(int k, int part) { return static_cast<int>(static_cast<long long>(padded_k(k)) * width(part) / 32); }
+  //! Those of them that hold codes of the first k. A last word tile of which only the first depth-tile is in use ends with the
+  //! codes, in steps of eight words, which readers take together.
+  SMALTI_HD static constexpr int used_words(int k, int part) {
+    const int span = depth * positions(part), rest = k % span, some = ceil_div(rest, 8 * Run) * 8;
+    return k / span * Words + (rest >= depth || some > Words ? Words : some);
+  }
   //! Operands along k.
   SMALTI_HD static constexpr int tiles(int k) { return ceil_div(k, depth); }
   SMALTI_HD static constexpr int word_tile(int tile, int part) { return tile / positions(part); }
@@ -103,7 +109,7 @@ template <int Bits, machine_family Family> constexpr int run_of = Family == mach
 //! The planes of one machine family and the order of its columns: what is packed and what agents load.
 //!
 //! gpu, block_scaled: part p is a row-major matrix of N rows, words_of(k, p) words each. host: panels of `Columns`
-//! columns, each [word][column]; N is padded to Columns.
+//! columns, each [word][column]; N is padded to Columns, and words past the last code are left out.
 //!
 //! @tparam Depth  codes along k of one operand. Where scales enter the operand it divides the group on a GPU (32, or
 //!                16 for groups of 16); the host may take several groups (128). block_scaled: 32 / Bits always
@@ -118,9 +124,11 @@ struct weight_layout : word_planes<Bits, detail::run_of<Bits, Family>, Depth / d
                 "smalti: block-scaled products read codes of 4 or 8 bits in natural order: Depth is 32 / Bits");
   static_assert(planes::is_bijection(), "smalti: two codes share a bit, or a bit belongs to none");
 
+  //! 32-bit words of one column of part p, as stored.
+  SMALTI_HD static constexpr int words_of(int k, int part) { return columns > 1 ? planes::used_words(k, part) : planes::words_of(k, part); }
   SMALTI_HD static constexpr int padded_n(int n) { return ceil_div(n, columns) * columns; }
   //! 32-bit words of part p of an N x K weight.
-  SMALTI_HD static constexpr long long size(int n, int k, int part) { return static_cast<long long>(padded_n(n)) * planes::words_of(k, part); }
+  SMALTI_HD static constexpr long long size(int n, int k, int part) { return static_cast<long long>(padded_n(n)) * words_of(k, part); }
   //! Where word `word` of column n lies; `words` are those of one column, words_of(k, part).
   SMALTI_HD static constexpr long long index(int n, int word, int words) {
     return (static_cast<long long>(n / columns) * words + word) * columns + n % columns;

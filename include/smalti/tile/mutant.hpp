@@ -242,7 +242,9 @@ enum class defect : int {
   combine_weighs_as_first_choice,  //!< every choice has the first one's weight
   combine_counts_dropped,      //!< a dropped choice counts as row 0
   gate_gradient_without_up,    //!< the gradient of a gate does not hear of the other half
+  sum_by_id_keeps_last,        //!< rows of one id are not added: the last one stays
   mix_head_of_first,           //!< every head is mixed as the first
+  logit_gradient_without_mean, //!< a skill's logit does not hear that the shares of all are divided by their sum
   left_out_segment_counts,     //!< a segment without an adapter has its rows in the gradients
   sparse_entry_of_next_output, //!< an entry of a sparse update goes to the output behind its own
 

@@ -46,6 +46,8 @@
 //   fill(t, value)
 //   product(acc, left, right)                       acc += left * right; acc float (int for 8-bit integers)
 //   multiply(acc, left, right)                      acc = left * right
+//   multiply(acc, left, right[G]), product(...)     right operands side by side: columns g N.. of acc (+)= left * right[g]; or, in product, one
+//                                                   below another: acc += sum over g of columns g K.. of left * right[g]. Where Block::joins
 //   begin(acc, any)                                 acc = 0; where `any` says that products follow, not before the first of them
 //   product(acc, left, right, first)                after begin: the first of them, or another one
 //   as_left(left, t)                                accumulator to operand

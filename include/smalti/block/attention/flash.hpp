@@ -4,9 +4,11 @@
 #pragma once
 #include <type_traits>
 #include <smalti/block/attention/kv.hpp>
+#include <smalti/block/attention/loaded_tiles.hpp>
 #include <smalti/block/attention/rows.hpp>
 #include <smalti/block/attention/score.hpp>
 #include <smalti/block/attention/state.hpp>
+#include <smalti/block/attention/tile_shape.hpp>
 #include <smalti/core/float.hpp>
 #include <smalti/policy/bind.hpp>
 #include <smalti/policy/blocks.hpp>
@@ -21,38 +23,6 @@
 #include <smalti/tile/vocabulary.hpp>
 
 namespace smalti::inline SMALTI_CODE::attention {
-
-//! Tile shape and launch hints of one kernel. `strips`: a block makes so many tiles of m rows, each tile of keys for all of
-//! them before the next (the host: keys then come from the near cache; 1 on a GPU). `chunk`: the widest piece of a head's
-//! elements, 0 for one piece of any width (the host). `value`: the most columns of values one block makes; more are split
-//! over blocks. `keys_left` computes S' = K Q' and turns it: for few rows, where the left operand is the one that streams
-//! from memory.
-struct attention_tuning {
-  int m, n;
-  int chunk = 256, value = 256;
-  bool keys_left = false;
-  int strips = 1;
-  int occupancy = 1, cluster = 1;
-  constexpr bool operator==(const attention_tuning&) const = default;
-};
-
-//! The tuning with which lists of blocks are consumed: a tile of keys lies within a block of the list, and the rows of one
-//! block of the grid share a list.
-template <class Blocks> SMALTI_HD constexpr attention_tuning fitted(attention_tuning t, bool grouped) {
-  if constexpr (Blocks::listed) {
-    if (t.n > Blocks::width) t.n = Blocks::width;
-    if (!grouped && t.m > Blocks::height) t.m = Blocks::height;
-    if (!grouped && t.m * t.strips != Blocks::height) t.strips = t.strips == 1 ? 1 : Blocks::height / t.m;
-  }
-  return t;
-}
-//! Query rows (of all heads of a group) of one block of the grid.
-template <class Blocks> SMALTI_HD constexpr int rows_of_block(const attention_tuning& t, bool grouped, int group) {
-  if constexpr (Blocks::listed) {
-    if (grouped) return Blocks::height * group;
-  }
-  return t.m * t.strips;
-}
 
 //! What the agent computes, as types. T: element of queries and of both products; D, ValueDim: elements of a key and of a
 //! value; Lse: policy::lse_e<float> or lse_2<float>, the base of what is stored; Grouped: the rows of a block are those
@@ -109,6 +79,7 @@ struct flash_agent {
   static_assert(!listed || grouped || iterator_height() % (m * strips) == 0, "smalti: the rows of a block must divide the height of block_lists: choose a smaller m in the tuning");
   static_assert(!keys_left || grouped, "smalti: keys on the left gather their query rows: only kernels of few rows do");
   static_assert(!keys_left || strips == 1, "smalti: keys on the left are for few rows: one strip");
+  static constexpr int together = Tuning.joined && !keys_left ? Tuning.n / n : 1;   // blocks of a list under one step of softmax
   static constexpr int query_columns = round_up(m, 16);                    // of Q' where keys are on the left
   using key_chunks = policy::chunks<d, Tuning.chunk>;
   static constexpr int value_width = Tuning.value == 0 || Problem::value_dim <= Tuning.value ? Problem::value_dim : Tuning.value;
@@ -160,7 +131,7 @@ private:
     const row_scores<decltype(plain)> scores{plain, x.group};
 
     const float v_scale = mutant(defect::value_scale_forgotten) ? 1.0f : kv.v_scale;
-    if constexpr (strips > 1) {
+    if constexpr (strips > 1 || together > 1) {
       several_strips(block, w, kv, scores, v_scale, sequence, head, part, i, first, rows);
     } else {
       // ---- the keys
@@ -257,7 +228,11 @@ private:
 
   // ---- strips: tiles of query rows and what becomes of them
   // At most 8 rows read each key and value once: numbers are used where they lie (codes are decoded into panels).
-  static constexpr bool streamed = keys_left && m <= 8 && std::is_same_v<element, bf16> && !requires { typename Problem::source::storage; };
+  static constexpr bool few = keys_left && m <= 8 && std::is_same_v<element, bf16>, streamed_keys = few && !requires { typename Problem::source::storage; };
+  static constexpr bool streamed_values = [] {
+    if constexpr (requires { Problem::source::plain_values; }) return few && Problem::source::plain_values;
+    else return streamed_keys;
+  }();
   template <class Block, bool Streamed> struct operands {
     template <int W> using keys = left<Block, element, n, W>;
     template <int W> using values = right<Block, element, n, W>;
@@ -285,13 +260,53 @@ private:
     if constexpr (keys_left) load_columns<0>(block, queries, sequence, head, first, rows);
     else load_rows<0>(block, queries, sequence, head, i, first, rows);
   }
+  // Tiles of keys and values for all strips: what a source does to load them (gather, decode, turn) is done once.
+  template <class Block, int Count> using loaded = loaded_tiles<Block, element, n, key_chunks, value_chunks, Count>;
+  template <bool Clamped, int I, class Block, class P, class Head> SMALTI_HD void load_keys(Block& block, P& p, const Head& kv, int g, int j) const {
+    if constexpr (I < key_chunks::count) {
+      kv.template load_key<Clamped, d>(block, p.here.of[g], key_chunks::first(I) / key_chunks::width(I), j);
+      load_keys<Clamped, I + 1>(block, p.next, kv, g, j);
+    }
+  }
+  template <bool Clamped, int I, class Block, class P, class Head> SMALTI_HD void load_values(Block& block, P& p, const Head& kv, int part, int g, int j) const {
+    if constexpr (I < value_chunks::count) {
+      kv.template load_value<Clamped, Problem::value_dim>(block, p.here.of[g], value_column<I>(part), j);
+      load_values<Clamped, I + 1>(block, p.next, kv, part, g, j);
+    }
+  }
+  template <bool Clamped, class Block, class Tiles, class Head> SMALTI_HD void load_tile(Block& block, Tiles& tiles, const Head& kv, int part, int g, int j) const {
+    load_keys<Clamped, 0>(block, tiles.keys, kv, g, j);
+    load_values<Clamped, 0>(block, tiles.values, kv, part, g, j);
+  }
   template <class Block, class Head, class Scores>
   SMALTI_HD void visit(Block& block, strip<Block>* all, int used, const Head& kv, const Scores& scores, int part, int first, int rows, int j) const {
+    bool wanted = false;
+    for (int r = 0; r < used; ++r) wanted = wanted || all[r].keys.holds(j);
+    if (!wanted) return;
+    const int length = kv.length();
+    loaded<Block, 1> tiles;
+    if (j * n + n <= length) load_tile<false>(block, tiles, kv, part, 0, j);
+    else load_tile<true>(block, tiles, kv, part, 0, j);
     for (int r = 0; r < used; ++r)
       if (all[r].keys.holds(j)) {
-        if (all[r].keys.is_whole(j)) step<false>(block, all[r].queries, kv, scores, all[r].sums, part, first + r * m, j, j);
-        else cut_step(block, all[r].queries, kv, scores, all[r].sums, part, first + r * m, rows, j);
+        if (all[r].keys.is_whole(j)) step<false>(block, all[r].queries, tiles, scores, all[r].sums, part, first + r * m, j, j);
+        else cut_step(block, all[r].queries, tiles, length, scores, all[r].sums, part, first + r * m, rows, j);
       }
+  }
+  // The next tiles of a list: as many as one step takes if every strip sees all of their keys, else one. Which place is behind them.
+  template <class Block, class Head, class Scores, class List>
+  SMALTI_HD int visit_joined(Block& block, strip<Block>* all, int used, const Head& kv, const Scores& scores, int part, int first, int rows, const List& list, int t, int end) const {
+    bool whole = t + together <= end;
+    for (int g = 0; whole && g < together; ++g)
+      for (int r = 0; r < used; ++r) whole = whole && all[r].keys.is_whole(tile_of(list, t + g));
+    if (!whole) {
+      visit(block, all, used, kv, scores, part, first, rows, tile_of(list, t));
+      return t + 1;
+    }
+    loaded<Block, together> tiles;
+    for (int g = 0; g < together; ++g) load_tile<false>(block, tiles, kv, part, g, tile_of(list, t + g));
+    for (int r = 0; r < used; ++r) step<false>(block, all[r].queries, tiles, scores, all[r].sums, part, first + r * m, 0, 0);
+    return t + together;
   }
   // The host: each tile of keys for all strips before the next.
   template <class Block, class Head, class Scores>
@@ -307,7 +322,12 @@ private:
     if constexpr (listed) {
       const auto list = list_of(sequence, head, first, kv.length());
       const tile_range places = places_of(w, list.count());
-      for (int t : block.steps(places.begin, places.end)) visit(block, all, used, kv, scores, part, first, rows, tile_of(list, t));
+      if constexpr (together > 1 && Block::joins && Scores::folds && normalizer::shifts) {
+        int t = places.begin;
+        while (t < places.end) t = visit_joined(block, all, used, kv, scores, part, first, rows, list, t, places.end);
+      } else {
+        for (int t : block.steps(places.begin, places.end)) visit(block, all, used, kv, scores, part, first, rows, tile_of(list, t));
+      }
     } else {
       for (int j : block.steps(keys.begin, keys.end)) visit(block, all, used, kv, scores, part, first, rows, j);
     }
@@ -374,9 +394,8 @@ private:
   // A tile of keys that the mask may cut: some masks know that it does not, or that nothing of it is seen. Of several strips
   // only: in the loop of a GPU the branch costs stores and loads of what the loop carries.
   template <class Block, class Queries, class Head, class Scores>
-  SMALTI_HD void cut_step(Block& block, const Queries& queries, const Head& kv, const Scores& scores, state<Block>& state, int part, int first, int rows, int j) const {
+  SMALTI_HD void cut_step(Block& block, const Queries& queries, const Head& kv, [[maybe_unused]] int length, const Scores& scores, state<Block>& state, int part, int first, int rows, int j) const {
     if constexpr (policy::has_classify<decltype(scores.scores.mask)>) {
-      const int length = kv.length();
       const policy::tile_class what = scores.scores.mask.classify(queries_at(first, rows), {j * n, j * n + n < length ? j * n + n : length});
       if (what == policy::tile_class::full && j * n + n <= length) step<false>(block, queries, kv, scores, state, part, first, j, j);
       else if (what != policy::tile_class::skip) step<true>(block, queries, kv, scores, state, part, first, j, j);
@@ -391,21 +410,25 @@ private:
     else return 1;
   }
 
-  // ---- one tile of keys: S = Q K', P = 2^(S - largest), O = O alpha + P V. next: the tile that probably follows
+  // ---- one tile of keys: S = Q K', P = 2^(S - largest), O = O alpha + P V. next: the tile that probably follows. kv: where the
+  // keys are, or loaded_tiles of them; of several, which need no mask and no place, j is nothing
   template <bool Masked, class Block, class Queries, class Head, class Scores>
   SMALTI_HD void step(Block& block, const Queries& queries, const Head& kv, const Scores& scores, state<Block>& state, int part, int first, int j, int next) const {
-    tile<Block, float, m, n> s;
+    constexpr int tiles = count_of_tiles<Head>(), keys = tiles > 1 ? n * tiles : n;
+    tile<Block, float, m, keys> s;
     if constexpr (keys_left) {
       tile<Block, float, n, query_columns> turned;
       keys_times<Masked, 0>(block, turned, queries, kv, j, next);
       block.turn(s, turned);
+    } else if constexpr (tiles > 0) {
+      kv.times_keys(block, s, queries);
     } else {
       times_keys<Masked, 0>(block, s, queries, kv, j);
     }
     const int first_row = mutant(defect::mask_row_in_tile) ? 0 : first;
-    left<Block, element, m, n> p;
+    left<Block, element, m, keys> p;
     if constexpr (normalizer::shifts) {
-      logits<score_axes::queries_by_keys, Masked>(block, s, scores, first_row, j * n);
+      if constexpr (tiles <= 1) logits<score_axes::queries_by_keys, Masked>(block, s, scores, first_row, j * n);
       column<Block, float, m> peak, sum;
       const float units = scores.units();
       block.row_max(peak, s);
@@ -422,7 +445,8 @@ private:
         else return w;
       }, p, s, row_index{}, column_index{});
     }
-    times_values<Masked, 0>(block, state.o, p, kv, part, j, next);
+    if constexpr (tiles > 0) kv.add_values(block, state.o, p);
+    else times_values<Masked, 0>(block, state.o, p, kv, part, j, next);
   }
   template <bool Masked, int I, class Block, class S, class Queries, class Head>
   SMALTI_HD void times_keys(Block& block, S& s, const Queries& queries, const Head& kv, int j) const {
@@ -439,9 +463,9 @@ private:
   SMALTI_HD void keys_times(Block& block, S& s, const Queries& queries, const Head& kv, int j, [[maybe_unused]] int next) const {
     if constexpr (I < key_chunks::count) {
       constexpr int w = key_chunks::width(I);
-      typename operands<Block, streamed>::template keys<w> k;
+      typename operands<Block, streamed_keys>::template keys<w> k;
       kv.template load_key_rows<Masked, d>(block, k, key_chunks::first(I) / w, j);
-      if constexpr (streamed && Block::announces && requires { kv.template announce_key_rows<d>(block, k, 0, next); }) kv.template announce_key_rows<d>(block, k, key_chunks::first(I) / w, next);
+      if constexpr (streamed_keys && Block::announces && requires { kv.template announce_key_rows<d>(block, k, 0, next); }) kv.template announce_key_rows<d>(block, k, key_chunks::first(I) / w, next);
       if constexpr (I == 0) block.multiply(s, k, queries.here);
       else block.product(s, k, queries.here);
       keys_times<Masked, I + 1>(block, s, queries.next, kv, j, next);
@@ -451,9 +475,9 @@ private:
   SMALTI_HD void times_values(Block& block, O& o, const P& p, const Head& kv, int part, int j, [[maybe_unused]] int next) const {
     if constexpr (I < value_chunks::count) {
       constexpr int w = value_chunks::width(I);
-      typename operands<Block, streamed>::template values<w> v;
+      typename operands<Block, streamed_values>::template values<w> v;
       kv.template load_value<Masked, Problem::value_dim>(block, v, value_column<I>(part), j);
-      if constexpr (streamed && Block::announces && requires { kv.template announce_value<Problem::value_dim>(block, v, 0, next); }) kv.template announce_value<Problem::value_dim>(block, v, value_column<I>(part), next);
+      if constexpr (streamed_values && Block::announces && requires { kv.template announce_value<Problem::value_dim>(block, v, 0, next); }) kv.template announce_value<Problem::value_dim>(block, v, value_column<I>(part), next);
       block.product(o.here, p, v);
       times_values<Masked, I + 1>(block, o.next, p, kv, part, j, next);
     }

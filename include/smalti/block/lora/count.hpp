@@ -28,11 +28,12 @@ template <class Offset> struct count_kernel {
   template <target> using agent = count_agent<Offset>;
 };
 
-//! end[s] = where segment s ends, or where it begins if its adapter is negative: it has no rows then.
+//! end[s] = last[s], or where segment s begins if its adapter is negative: it has no rows then.
 template <class Offset> struct ends_agent {
   static constexpr int n = 128;
   struct arguments {
     const Offset* offsets;      //!< [segments + 1]
+    const Offset* last;         //!< [segments] offsets + 1, or where rows in use end
     const int* adapter;         //!< [segments]
     view<Offset, 1> to;         //!< one row
   } a;
@@ -41,7 +42,7 @@ template <class Offset> struct ends_agent {
     row<Block, Offset, n> begin, end;
     row<Block, int, n> adapter;
     block.load(begin, view<const Offset, 1>{a.offsets, 1, a.to.cols, a.to.cols}, 0, block.x());
-    block.load(end, view<const Offset, 1>{a.offsets + 1, 1, a.to.cols, a.to.cols}, 0, block.x());
+    block.load(end, view<const Offset, 1>{a.last, 1, a.to.cols, a.to.cols}, 0, block.x());
     block.load(adapter, view<const int, 1>{a.adapter, 1, a.to.cols, a.to.cols}, 0, block.x());
     block.map([served = mutant(defect::left_out_segment_counts) ? -2 : -1](auto b, auto e, auto i) { return where(i > served, e, b); }, end, begin, end, adapter);
     block.store(a.to, 0, block.x(), end);

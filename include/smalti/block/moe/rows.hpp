@@ -103,8 +103,9 @@ template <rows_tuning Tuning, class X, class Same, class Y, int StepX, int StepS
   }
 };
 
-template <class X, class D, class Activation, int StepX, int StepD, bool Weighted> struct gated_gradient_arguments {
-  view<const X, StepX> gate, up;
+template <class X, class D, class Activation, int StepX, int StepD, bool Weighted, class Gate = X, class Up = Gate, int StepGate = StepX, int StepUp = StepGate> struct gated_gradient_arguments {
+  view<const Gate, StepGate> gate;
+  view<const Up, StepUp> up;
   view<const D, StepD> dh;
   const int* slot;
   const float* weight;          //!< of slots, if Weighted
@@ -136,9 +137,9 @@ template <rows_tuning Tuning, class X, class H, class Activation, int StepX, int
 //! The backward of h = f(gate) up and of a weight w on what follows it, row by row: with dh the gradient of h for w = 1,
 //!     d_gate = w dh up f'(gate),   d_up = w dh f(gate),   hidden = w h,   d_weight[slot] = <dh, h>;
 //! rows whose slot is negative give zeros, and no d_weight. d_gate and d_up may lie over gate and up.
-template <rows_tuning Tuning, class X, class D, class Activation, int StepX, int StepD, bool Weighted> struct gated_gradient_agent {
+template <rows_tuning Tuning, class X, class D, class Activation, int StepX, int StepD, bool Weighted, class Gate = X, class Up = Gate, int StepGate = StepX, int StepUp = StepGate> struct gated_gradient_agent {
   static constexpr int m = Tuning.m, n = Tuning.n, occupancy = Tuning.occupancy, cluster = Tuning.cluster;
-  using arguments = gated_gradient_arguments<X, D, Activation, StepX, StepD, Weighted>;
+  using arguments = gated_gradient_arguments<X, D, Activation, StepX, StepD, Weighted, Gate, Up, StepGate, StepUp>;
   arguments a;
   static constexpr grid blocks(const arguments& a) { return {ceil_div(a.gate.rows, m), 1, 1}; }
   template <class Block> SMALTI_HD void operator()(Block& block) const {

@@ -4,6 +4,7 @@
 #pragma once
 #include <smalti/block/attention/kv.hpp>
 #include <smalti/block/attention/rows.hpp>
+#include <smalti/block/score/page_summary.hpp>
 #include <smalti/core/view.hpp>
 #include <smalti/tile/grid.hpp>
 #include <smalti/tile/vocabulary.hpp>
@@ -12,12 +13,11 @@ namespace smalti::inline SMALTI_CODE::attention {
 
 template <int D> inline constexpr int channel_tile = D % 64 == 0 ? 64 : D % 32 == 0 ? 32 : 16;
 
-//! Channels of the pages that hold tokens from[sequence] (0 where null) and later, and the sums of their values: sums[sequence * heads + head] takes in
-//! the values of these tokens.
+//! Channels of the pages that hold new tokens, and the sums of values: sums[sequence * heads + head] takes in those of the new tokens.
 template <class T, int Page>
 struct page_channels_arguments {
   paged_kv<T, Page> kv;
-  const int* from;
+  new_tokens tokens;
   view<T> channels;
 };
 template <int W, class T, int Page>
@@ -29,7 +29,7 @@ struct page_channels_agent {
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     const int n = block.x(), head = block.y() / parts(x), part = block.y() % parts(x), sequence = block.z();
     const auto kv = x.kv.at(sequence, head);
-    const int live = kv.length() - n * Page, begin = x.from != nullptr ? block.number(x.from, sequence) : 0;
+    const int length = kv.length(), live = length - n * Page, begin = x.tokens.first(block, sequence, length);
     if (live <= 0 || (n + 1) * Page <= begin) return;
     const int page = block.number(kv.table, n);
     tile<Block, float, Page, W> keys;
@@ -41,7 +41,7 @@ struct page_channels_agent {
 template <class T, int Page>
 struct value_sums_arguments {
   paged_kv<T, Page> kv;
-  const int* from;
+  new_tokens tokens;
   view<float, 1> sums;
 };
 template <int M, int W, class T, int Page>
@@ -52,7 +52,7 @@ struct value_sums_agent {
   template <class Block> SMALTI_HD void operator()(Block& block) const {
     const int part = block.x(), head = block.y(), sequence = block.z(), row_of = sequence * x.kv.k.heads + head;
     const auto kv = x.kv.at(sequence, head);
-    const int length = kv.length(), begin = x.from != nullptr ? block.number(x.from, sequence) : 0;
+    const int length = kv.length(), begin = x.tokens.first(block, sequence, length);
     if (length <= begin) return;
     row<Block, float, W> sum, some;
     block.load(sum, x.sums, row_of, part);

@@ -33,9 +33,8 @@ struct tree_shape {
   };
   SMALTI_HD constexpr region of(int tile, int query_count, int key_count) const {
     const int first = tile * queries, last = first + queries < query_count ? first + queries : query_count;
-    if (first >= query_count || key_count <= 0) return {0, 0, 0};
-    const int shift = key_count - query_count;
-    const int open = causal ? inside(first + 1 + shift, key_count) : key_count, all = causal ? inside(last + shift, key_count) : key_count;
+    const int keys = first < query_count && key_count > 0 ? key_count : 0, shift = key_count - query_count;
+    const int open = causal ? inside(first + 1 + shift, keys) : keys, all = causal ? inside(last + shift, keys) : keys;
     const int total = ceil_div(all, block), sinks = sink / block < total ? sink / block : total;
     const int end = open > window ? (open - window) / block : 0;
     return {sinks, end < sinks ? sinks : end, total};
@@ -107,7 +106,6 @@ struct tree_step_agent {
             return (sinks + min(a, searched - 1)) * keys + from;
           }, tokens, first);
           tile<Block, float, n, m> s;
-          block.fill(s, 0.0f);
           times_queries<0>(block, s, queries, kv, tokens);
           block.row_max(score, s);
           block.map([](auto a, auto b) { return max(a, b); }, best, best, score);
@@ -160,7 +158,8 @@ private:
       constexpr int w = key_chunks::width(I);
       left<Block, element, n, w> k;
       load_keys(block, k, kv, tokens, key_chunks::first(I) / w);
-      block.product(s, k, queries.here);
+      if constexpr (I == 0) block.multiply(s, k, queries.here);
+      else block.product(s, k, queries.here);
       times_queries<I + 1>(block, s, queries.next, kv, tokens);
     }
   }

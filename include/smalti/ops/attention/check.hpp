@@ -99,6 +99,12 @@ template <literal Name, class T> status check_offsets(const head_rows<T>& x) {
   return {};
 }
 
+//! What is kept beside a cache learns which tokens are new in one of two ways.
+inline status check_new(int fresh, const int* from) {
+  if (fresh < -1) return {errc::bad_value, "fresh counts the newest tokens of every sequence, -1 leaves it to `from`", fresh, -1};
+  if (fresh >= 0 && from != nullptr) return {errc::bad_value, "fresh and from both say which tokens are new: give one of them", fresh, -1};
+  return {};
+}
 template <class T> constexpr bool rows_in_reach(const head_rows<T>& x) { return static_cast<long long>(x.rows) * x.row_stride <= 2147483647ll; }
 
 //! The bytes a tensor covers; nothing where only a GPU knows.

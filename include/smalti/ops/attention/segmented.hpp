@@ -29,7 +29,7 @@ template <class Keys, class Values> bool overlaps(const paired_kv<Keys, Values>&
 //! @tparam Segments  segment<Kv, Mask, Queries>: where keys lie (any source of attention::flash), which of them a query sees, and what
 //!                   is done to the queries first: same_queries, turned_queries (keys with positions of their own origin),
 //!                   scaled_queries (keys that were divided channel by channel)
-//! @pre   turned or scaled queries are [sequence][row][head][D] without gaps; D a multiple of 32 where they are turned
+//! @pre   turned or scaled queries are [sequence][row][head][D], heads without gaps and all rows at one distance, as in the columns of a wider matrix; D a multiple of 32 where they are turned
 //! @post  as flash; the bits depend on how keys are split into segments, within float's rounding of the merge
 //! @note  cost: attention to every segment, a pass over q for each that changes it, a merge. workspace: a partial result for each
 //!        segment, and one q where any is changed
@@ -56,8 +56,8 @@ struct segmented {
   template <class Context> static status check(const Context& context, const args& x) {
     static_assert(explain_context<Context>());
     if constexpr (changes_queries)
-      if (x.q.offsets != nullptr || x.q.head_stride != D || x.q.row_stride != x.q.heads * D || (x.q.sequences > 1 && x.q.sequence_stride != static_cast<long long>(x.q.rows) * x.q.heads * D))
-        return {errc::bad_shape, "q must be [sequence][row][head][D] without gaps where a segment turns or scales it"};
+      if (x.q.offsets != nullptr || x.q.head_stride != D || x.q.row_stride < x.q.heads * D || (x.q.sequences > 1 && x.q.sequence_stride != static_cast<long long>(x.q.rows) * x.q.row_stride))
+        return {errc::bad_shape, "q must be [sequence][row][head][D], heads without gaps and rows at one distance, where a segment turns or scales it"};
     if (const status bad = first_of([&] { return detail::check_rows<"o", step_of<out>>(x.o, value_dim); }, [&] { return detail::check_same_rows<"o", "q">(x.o, x.q); }); !bad) return bad;
     const plan p = lay_out(context, x, nullptr);
     return each(x, [&](const auto& s, int n) {
@@ -122,13 +122,13 @@ private:
   template <class Context> static status prepare([[maybe_unused]] const Context& context, const turned_queries& by, const args& x, const plan& p) {
     const int tokens = x.q.sequences * x.q.rows, width = x.q.heads * D;
     if constexpr (runs_here<Context>)
-      return launch<turn_kernel>(base_of(context), {.x = {x.q.data, tokens, width, width}, .y = {p.changed, tokens, width, width}, .positions = {by.positions, 1, tokens, tokens},
+      return launch<turn_kernel>(base_of(context), {.x = {x.q.data, tokens, width, x.q.row_stride}, .y = {p.changed, tokens, width, width}, .positions = {by.positions, 1, tokens, tokens},
                                                     .frequencies = {by.frequencies, 4, D / 2, D / 2}, .heads = x.q.heads, .scale = by.attention_scale, .direction = 1, .copies = false});
     else return {};
   }
   template <class Context> static status prepare([[maybe_unused]] const Context& context, const scaled_queries& by, const args& x, const plan& p) {
     const int tokens = x.q.sequences * x.q.rows, width = x.q.heads * D;
-    if constexpr (runs_here<Context>) return launch<scale_kernel>(base_of(context), {.x = {x.q.data, tokens, width, width}, .y = {p.changed, tokens, width, width}, .factor = by.factor});
+    if constexpr (runs_here<Context>) return launch<scale_kernel>(base_of(context), {.x = {x.q.data, tokens, width, x.q.row_stride}, .y = {p.changed, tokens, width, width}, .factor = by.factor});
     else return {};
   }
   // For a check before there is memory: o gets an address that nothing else has, and the lse is left out.
@@ -136,7 +136,7 @@ private:
     head_rows<const T> q = x.q;
     head_rows<float> o = p.parts.o_of(x.q, value_dim, n);
     if (only_checked) o.data = reinterpret_cast<float*>(carver::alignment);
-    else if (changes<S>) q.data = p.changed;
+    else if (changes<S>) q.data = p.changed, q.row_stride = q.heads * D, q.sequence_stride = static_cast<long long>(q.rows) * q.row_stride;
     typename op<S>::args a{.q = q, .kv = s.kv, .o = o, .scale = x.scale, .split_keys = x.split_keys, .mask = s.mask};
     if (!only_checked) a.lse = p.parts.lse_of(x.q, n);
     return a;

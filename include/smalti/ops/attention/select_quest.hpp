@@ -28,8 +28,8 @@ template <class T> status check_bounds(const page_bounds<T>& b, int pages, int h
 }
 }  // namespace detail
 
-//! low[c] and high[c]: the least and greatest element c of the keys of each page in use, for every head. Pages that were full
-//! before token from[sequence] are left as they are: after an append only the open page and new ones are read.
+//! low[c] and high[c]: the least and greatest element c of the keys of each page in use, for every head. Pages without new
+//! tokens are left as they are: after an append only the open page and new ones are read.
 //! @tparam T  bf16 or fp16, of keys and bounds: both are exact
 //! @post  gpu_to_gpu: every machine gives the same bits (the sign of a zero aside)
 //! @note  cost: one read of the keys of those pages. Source: Tang et al. 2024, Quest, arXiv:2406.10774.
@@ -39,7 +39,8 @@ struct quest_bounds {
   static constexpr determinism level = determinism::gpu_to_gpu;
   struct args {
     paged_kv<T, Page> kv = {};             //!< values are not read
-    const int* from = nullptr;        //!< one for each sequence; null: all pages
+    int fresh = -1;                   //!< new are the newest so many tokens of every sequence; -1: those that `from` names
+    const int* from = nullptr;        //!< where sequences have grown differently: new are the tokens from from[sequence] on, in the context's memory; null: all
     page_bounds<T> bounds = {};            //!< row page * heads + head: physical pages
   };
   template <class Context> static status check(const Context& context, const args& x) {
@@ -47,13 +48,13 @@ struct quest_bounds {
     if constexpr (!runs_here<Context>) return {errc::not_initialised, "the context does not work in this file"};
     else
       return first_of([&] { return check_context(base_of(context)); }, [&] { return check_kv<D, D>(with_keys(x.kv), is_host<Context>); },
-                      [&] { return detail::check_bounds(x.bounds, x.kv.k.count, x.kv.k.heads, D); });
+                      [&] { return detail::check_new(x.fresh, x.from); }, [&] { return detail::check_bounds(x.bounds, x.kv.k.count, x.kv.k.heads, D); });
   }
   template <class Context> static status run(const Context& context, const args& x) {
     static_assert(explain_context<Context>());
     if (const status bad = check(context, x); !bad) return bad;
     if (x.kv.sequences == 0 || x.kv.k.heads == 0 || x.kv.most == 0) return {};
-    if constexpr (runs_here<Context>) return launch<kernel>(base_of(context), {x.kv, x.from, x.bounds});
+    if constexpr (runs_here<Context>) return launch<kernel>(base_of(context), {x.kv, {x.from, x.fresh}, x.bounds});
     else return {};
   }
   struct kernel {

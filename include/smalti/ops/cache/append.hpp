@@ -57,10 +57,10 @@ struct append {
     const int* slots = nullptr;            //!< page * tokens of a page + slot, an entry for each token (and head)
     long long slot_head_stride = 0;        //!< slots from one head to the next; 0 = shared, as where heads share their pages
     float key_scale = 1, value_scale = 1;  //!< of 8-bit elements; 1 for others
-    // ---- integers only
     const int* rows = nullptr;             //!< the row of k and v that each token is, `tokens` entries: tokens are gathered; null: all rows in order
     int tokens = 0;                        //!< with rows
     long long rows_head_stride = 0;        //!< rows from one head to the next: k and v are then [row][d], rows of any head, as of a pool with pages for each head; 0 = shared
+    // ---- integers only
     bool keys = true, values = true;       //!< false: that part of the pool stays as it is
     const float* balance = nullptr;        //!< Balanced: [kv_head][D]
   };
@@ -83,16 +83,16 @@ struct append {
     if constexpr (runs_here<Context>) {
       if (tokens_of(x) == 0) return {};
       if constexpr (quantized) return run_quantized(base_of(context), x, typename selector_of<Context, default_quantized_append_tuning>::type{});
-      else return run_plain(context, x);
+      else return x.rows != nullptr ? run_plain<true>(context, x) : run_plain<false>(context, x);
     } else {
       return {};
     }
   }
 
   // ---- what a launch names
-  template <class Selector> struct kernel {
+  template <class Selector, bool Gathered = false> struct kernel {
     static_assert(explain_tuning<Selector, append_tuning>());
-    using problem = append_problem<From, element, Layout>;
+    using problem = append_problem<From, element, Layout, Gathered>;
     using arguments = typename problem::arguments;
     template <target T> using agent = append_agent<Selector{}(T), problem>;
   };
@@ -118,13 +118,14 @@ private:
     }
     return most;
   }
-  template <class Context> static status run_plain(const Context& context, const args& x) {
+  template <bool Gathered, class Context> static status run_plain(const Context& context, const args& x) {
     const pool_shape& s = x.pool.shape;
     const view<element> keys = pool_rows<element>(x.pool, plane::keys, x.layer);
     const view<element> values = s.value_dim > 0 ? pool_rows<element>(x.pool, plane::values, x.layer) : view<element>{nullptr, 0, 0, 0};
-    return launch<kernel<typename selector_of<Context, default_append_tuning>::type>>(
-        base_of(context), {.k = {x.k.data, s.kv_heads, x.k.rows, s.key_dim, s.key_dim, x.k.stride},
-                           .v = {x.v.data, s.kv_heads, x.v.rows, s.value_dim, s.value_dim, x.v.stride},
+    const bool apart = x.rows_head_stride > 0;             // rows of any head: those of a list say whose they are
+    return launch<kernel<typename selector_of<Context, default_append_tuning>::type, Gathered>>(
+        base_of(context), {.k = {x.k.data, s.kv_heads, x.k.rows, s.key_dim, apart ? 0 : s.key_dim, x.k.stride},
+                           .v = {x.v.data, s.kv_heads, x.v.rows, s.value_dim, apart ? 0 : s.value_dim, x.v.stride},
                            .keys = keys,
                            .values = values,
                            .slots = x.slots,
@@ -134,7 +135,10 @@ private:
                            .heads_in_page = s.heads_in_page(),
                            .key_factor = 1 / x.key_scale,
                            .value_factor = 1 / x.value_scale,
-                           .layout = {}});
+                           .layout = {},
+                           .from = x.rows,
+                           .from_head_stride = x.rows_head_stride,
+                           .tokens = x.tokens});
   }
   template <class Context, class Selector> static status run_quantized(const Context& context, const args& x, Selector) {
     const pool_shape& s = x.pool.shape;
@@ -164,14 +168,14 @@ private:
     if constexpr (quantized) {
       if (s.key_dim != D || s.value_dim != ValueDim) return {errc::bad_shape, "pool: its key_dim and value_dim must be those in the type of append", s.key_dim != D ? s.key_dim : s.value_dim, s.key_dim != D ? D : ValueDim};
       if (x.key_scale != 1 || x.value_scale != 1) return {errc::bad_value, "key_scale and value_scale must be 1: a storage of integers finds its scales itself", 0, 1};
-      if (x.rows_head_stride < 0 || (x.rows_head_stride > 0 && (x.rows == nullptr || x.rows_head_stride < x.tokens))) return {errc::bad_shape, "rows_head_stride must be 0, or at least the tokens of rows", x.rows_head_stride, x.tokens};
-      if (x.rows == nullptr ? x.tokens != 0 : x.tokens < 0) return {errc::bad_shape, "tokens counts the entries of rows: 0 without them", x.tokens, 0};
       if (Balanced && x.balance == nullptr) return {errc::null_pointer, "balance is null: it needs a factor for each channel of each key head", 0, static_cast<long long>(s.kv_heads) * D};
       if (!Balanced && x.balance != nullptr) return {errc::bad_value, "balance: say so in the type: append<From, Storage, Layout, D, ValueDim, true>", 0, 0};
       if (tokens_of(x) % groups_in(x) != 0) return {errc::bad_shape, "k: tokens that share scales are stored in whole groups: keep the rest in a residual window until it is full", tokens_of(x), groups_in(x)};
-    } else if (x.rows != nullptr || x.tokens != 0 || !x.keys || !x.values || x.balance != nullptr || x.rows_head_stride > 0) {
-      return {errc::bad_value, "rows, tokens, keys, values and balance are for storages of integers: leave them", 0, 0};
+    } else if (!x.keys || !x.values || x.balance != nullptr) {
+      return {errc::bad_value, "keys, values and balance are for storages of integers: leave them", 0, 0};
     }
+    if (x.rows_head_stride < 0 || (x.rows_head_stride > 0 && (x.rows == nullptr || x.rows_head_stride < x.tokens))) return {errc::bad_shape, "rows_head_stride must be 0, or at least the tokens of rows", x.rows_head_stride, x.tokens};
+    if (x.rows == nullptr ? x.tokens != 0 : x.tokens < 0) return {errc::bad_shape, "tokens counts the entries of rows: 0 without them", x.tokens, 0};
     if (x.layer < 0 || x.layer >= s.layers_in_page()) return {errc::bad_value, "layer must be one of the layers that a page holds", x.layer, s.layers_in_page()};
     if (const status bad = check_rows(x.k, (x.rows_head_stride > 0 ? 1 : s.kv_heads) * static_cast<long long>(s.key_dim), s.key_dim, {"k has tokens but no memory: its pointer is null", "k must not have a negative extent",
           "k must have kv_heads * key_dim columns", "the rows of k must not overlap: the stride is less than the number of columns",

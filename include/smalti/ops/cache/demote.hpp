@@ -18,8 +18,11 @@ struct demote_rows {
 
 template <int D, class Storage, class Layout, class Hash, class Low, bool Balanced>
 struct demote_rows<D, Storage, Layout, Hash, policy::demote<Low, Balanced>> {
-  static_assert(policy::is_kv_integer<Low> && Low::format.key_axis == policy::kv_axis::channels && Low::format.value_axis == policy::kv_axis::channels,
-                "smalti: compress demotes single tokens: choose a Low whose scales are for channels of one token, as policy::kv_int2<>");
+  static constexpr bool by_token() {
+    if constexpr (policy::is_kv_integer<Low>) return Low::format.key_axis == policy::kv_axis::channels && Low::format.value_axis == policy::kv_axis::channels;
+    else return requires { typename Low::element; requires sizeof(typename Low::element) == 1; };
+  }
+  static_assert(by_token(), "smalti: compress demotes single tokens: choose a Low whose scales are for channels of one token, as policy::kv_int2<>, or policy::kv_plain of an 8-bit float");
   using element = typename Storage::element;
   using op = append<element, Low, Layout, D, D, Balanced>;
 

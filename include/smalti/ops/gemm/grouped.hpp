@@ -257,7 +257,7 @@ struct grouped_depth {
   struct args {
     view<const A, step<A>> a = {};                                         //!< rows x M
     view<const B, step<B>> b = {};                                         //!< rows x N
-    stack<C, step<C>> c = {};                                              //!< M x N for each group
+    stack<C, step<C>> c = {};                                              //!< M x N for each group; they may be columns of one matrix
     segments<offset> rows = {};
     const offset* end = nullptr;                                           //!< null, or [groups]: only the rows before end[e] count
     optional_member<Options::gathers, view<const int, 1>, 3> source = {};  //!< one column, an entry for each row of the groups
@@ -323,7 +323,8 @@ private:
     const int rows = rows_of(x);
     if (x.a.rows != rows) return {errc::bad_shape, Options::gathers ? "a needs as many rows as source" : "a and b need the same rows", x.a.rows, rows};
     if (x.c.count < x.rows.count) return {errc::bad_shape, "c needs a matrix for each group", x.c.count, x.rows.count};
-    if (x.c.count > 1 && x.c.distance < static_cast<long long>(x.c.rows - 1) * x.c.stride + x.c.cols && x.c.rows > 0) return {errc::aliased, "c.distance: the matrices of c must not overlap", x.c.distance, static_cast<long long>(x.c.rows) * x.c.stride};
+    const bool beside = x.c.distance >= x.c.cols && (x.c.count - 1) * x.c.distance + x.c.cols <= x.c.stride;      // columns of one matrix
+    if (x.c.count > 1 && !beside && x.c.distance < static_cast<long long>(x.c.rows - 1) * x.c.stride + x.c.cols && x.c.rows > 0) return {errc::aliased, "c.distance: the matrices of c must not overlap", x.c.distance, static_cast<long long>(x.c.rows) * x.c.stride};
     if (const status bad = detail::check_groups<is_host<Context>>(x.rows, x.end, rows); !bad) return bad;
     if constexpr (Options::gathers) {
       if (const status bad = detail::check_sources<is_host<Context>, "source">(x.source, x.b.rows, x.rows, x.end); !bad) return bad;

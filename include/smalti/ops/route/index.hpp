@@ -33,8 +33,8 @@ struct few_index_tuning {
   SMALTI_HD constexpr index_tuning operator()(target t) const { return t == target::host ? index_tuning{.n = 16, .e = 16, .wide = 256} : default_index_tuning{}(t); }
 };
 
-//! Refuses ids outside [-1, experts) and experts that a token names twice. Reads all ids, so they must be readable by the host: for ids
-//! on a GPU a debug build copies them, as route::index takes an id out of range for -1 and gives a duplicate two rows.
+//! Refuses ids outside [-1, experts) and experts that a token names twice. Reads all ids, so they must be readable by the host: ids on a
+//! GPU are looked over there (moe::inspect), as route::index takes an id out of range for -1 and gives a duplicate two rows.
 //! @note O(tokens choices^2)
 inline status check_ids(const std::int32_t* ids, int tokens, int choices, int experts) {
   for (int t = 0; t < tokens; ++t)

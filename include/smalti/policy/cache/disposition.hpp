@@ -83,7 +83,7 @@ struct merge {
 };
 //! The rest is kept in few bits: survivors move to pages of their own as in policy::evict, and what goes is quantized once into a pool of Low, beside the
 //! first. MiKV: Yang et al. 2024, arXiv:2402.18096. Attention reads both in segments.
-//! @tparam Low       policy::kv_integer with scales for channels of one token: kv_int2<>, kv_int4<>, ...
+//! @tparam Low       policy::kv_integer with scales for channels of one token: kv_int2<>, kv_int4<>, ...; or policy::kv_plain<fp8_e4m3>, which saturates at 448
 //! @tparam Balanced  keys are multiplied by a balance of channels before they are quantized, and met by queries divided by it (policy/channel_balance.hpp)
 template <class Low, bool Balanced = false>
 struct demote {

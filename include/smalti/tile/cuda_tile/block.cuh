@@ -115,6 +115,7 @@ struct block {
   template <class T, int R, int K> using streamed_left = left<T, R, K>;
   template <class T, int K, int N> using streamed_right = right<T, K, N>;
   static constexpr bool announces = false;         // the machine fetches ahead by itself
+  static constexpr bool joins = false;             // a part of a tile has no word here: arrays of operands are not multiplied as one
   template <int N, int Words> using words = packed_words<N, Words>;
   template <class S, int N, int C> using stored_rows = register_tile<S, N, C>;
   template <class T, class Codec, int K, int N, int Tile> using coded = right<T, K, N>;

@@ -7,7 +7,9 @@
 #include <smalti/tile/host/coded_dot.hpp>
 #include <smalti/tile/host/columns.hpp>
 #include <smalti/tile/host/dot.hpp>
+#include <smalti/tile/host/factors.hpp>
 #include <smalti/tile/host/fill.hpp>
+#include <smalti/tile/host/joined.hpp>
 #include <smalti/tile/host/math.hpp>
 #include <smalti/tile/host/unpack.hpp>
 #include <smalti/tile/host/unpack_rows.hpp>
@@ -57,9 +59,8 @@ struct range {
   iterator end() const { return {last}; }
 };
 
-struct block : plain_memory {
-  using plain_memory::load;
-  using plain_memory::load_rows;
+struct block : plain_memory, joined_products {
+  using plain_memory::load, plain_memory::load_rows, joined_products::multiply, joined_products::product;
   static constexpr bool announces = true;          // announce does something
   template <class T, int R, int C> using tile = array_tile<T, R, C>;
   template <class T, int R> using column = array_column<T, R>;
@@ -266,9 +267,9 @@ struct block : plain_memory {
   static void product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a, const right_panel<U, K, N>& b, const Left& left, const Right& right, const Sums& sums = {},
                       const Minima& minima = {}) {
     using panel = right_panel<U, K, N>;
-    constexpr int groups = most(most(factor_groups<Left>(), factor_groups<Right>()), most(factor_groups<Sums>(), factor_groups<Minima>())), group = K / groups;
+    constexpr int groups = detail::factor_groups<Left, Right, Sums, Minima>(), group = K / groups;
     static_assert(K % groups == 0 && group % 4 == 0, "smalti: a scaled product has groups of equal length, a multiple of 4");
-    const product_factors f = factors_of<N>(left, right, sums, minima);
+    const product_factors f = detail::factors_of<N>(left, right, sums, minima);
     const int depth = a.depth < b.depth ? a.depth : b.depth, columns = round_up(b.live, lane_count);
     const int words = ceil_div(depth, panel::per_word);
     for (int n = 0; n < columns; n += panel::strip) {
@@ -305,11 +306,11 @@ struct block : plain_memory {
   static void product(array_tile<float, R, N>& acc, const left_panel<T, R, K>& a, const coded_panel<U, Codec, K, N, Tile>& b, const Left& left, const Right& right, const Sums& sums = {},
                const Minima& minima = {}) {
     if constexpr (std::is_same_v<U, std::int8_t>) {
-      constexpr int groups = most(most(factor_groups<Left>(), factor_groups<Right>()), most(factor_groups<Sums>(), factor_groups<Minima>()));
-      coded_product<Tile, !std::is_same_v<Sums, unit_factor>, R, K>(acc.v, a.data, a.stride, a.live, a.depth, b.at, Codec{}, K / groups, factors_of<N>(left, right, sums, minima));
+      constexpr int groups = detail::factor_groups<Left, Right, Sums, Minima>();
+      coded_product<Tile, !std::is_same_v<Sums, unit_factor>, R, K>(acc.v, a.data, a.stride, a.live, a.depth, b.at, Codec{}, K / groups, detail::factors_of<N>(left, right, sums, minima));
     } else {
-      constexpr int groups = most(most(factor_groups<Left>(), factor_groups<Right>()), most(factor_groups<Sums>(), factor_groups<Minima>()));
-      if (!coded_in_tiles<!std::is_same_v<Sums, unit_factor>, K / groups>(acc, a, b, factors_of<N>(left, right, sums, minima)))
+      constexpr int groups = detail::factor_groups<Left, Right, Sums, Minima>();
+      if (!coded_in_tiles<!std::is_same_v<Sums, unit_factor>, K / groups>(acc, a, b, detail::factors_of<N>(left, right, sums, minima)))
         decoded(b, [&](const auto& panel) { product(acc, a, panel, left, right, sums, minima); });
     }
   }
@@ -452,8 +453,8 @@ struct block : plain_memory {
   // Depth-tile `Tile` of packed codes; then also (value - zero) * scale, with one row of scales for each group of k.
   template <int Tile, class Codec, int N, int Words, class T, class... W>
   static void unpack(right_panel<T, 4 * Words, N>& b, Codec codec, const packed_words<N, Words>& w, const W&... more) {
-    own(b);
-    unpack_codes<Tile, Words, right_panel<T, 4 * Words, N>>(b.own, parts_of<Codec>(w, more...), codec);
+    const auto from = own(b, parts_of<Codec>(w, more...));
+    unpack_codes<Tile, Words, right_panel<T, 4 * Words, N>>(b.own, from, codec);
   }
   template <int Tile, class Codec, int K, int N, class T, class... W>
   static void unpack(coded_panel<T, Codec, K, N, Tile>& b, Codec, const packed_words<N, K / 4>& w, const W&... more) {
@@ -466,30 +467,18 @@ struct block : plain_memory {
     host::unpack_columns(b, detail::decoder_of<typename Operand::element, Codec>(w, scales, minima));
   }
   template <class Tile, class Operand, class Way> static void part_columns(Tile& x, Tile& y, const Operand& from, Way) { host::part_columns<Way>(x, y, from); }
-  template <class Operand, class Tile, class Way> static void join_columns(Operand& t, const Tile& x, const Tile& y, Way) { host::join_columns<Way>(t, x, y); }
+  template <class Operand, class Tile, class Way> static void join_columns(Operand& t, const Tile& x, const Tile& y, Way, int part = 0) { host::join_columns<Way>(t, x, y, part); }
   template <int Tile, class Codec, int N, int Words, class T, class Scales, class Zeros, class... W>
   static void unpack_scaled(right_panel<T, 4 * Words, N>& b, Codec codec, const Scales& scales, const Zeros& zeros, const packed_words<N, Words>& w, const W&... more) {
-    own(b);
+    const auto from = own(b, parts_of<Codec>(w, more...));
     const float* zero = nullptr;
-    if constexpr (!std::is_same_v<Zeros, unit_factor>) zero = first_of_factors(zeros);
-    host::unpack_scaled<Tile, Words, right_panel<T, 4 * Words, N>>(b.own, parts_of<Codec>(w, more...), codec, first_of_factors(scales), zero, 4 * Words / factor_groups<Scales>());
+    if constexpr (!std::is_same_v<Zeros, unit_factor>) zero = detail::first_of_factors(zeros);
+    host::unpack_scaled<Tile, Words, right_panel<T, 4 * Words, N>>(b.own, from, codec, detail::first_of_factors(scales), zero, 4 * Words / detail::factor_groups<Scales>());
   }
 
 private:
   template <class Codec, class... W> static auto parts_of(const W&... w) {
-    return word_parts<int(sizeof...(W))>{{w.data + (mutant(defect::unpack_one_word_late) ? w.stride : 0)...}, {w.stride...}};
-  }
-  // Along k: the columns of left factors, the rows of right ones.
-  template <class F> struct along_k { static constexpr int groups = 1; };
-  template <int R, int G> struct along_k<factor_array<R, G>> { static constexpr int groups = G; };
-  template <int G, int N> struct along_k<array_tile<float, G, N>> { static constexpr int groups = G; };
-  template <class F> static constexpr int factor_groups() { return along_k<F>::groups; }
-  template <int N, class Left, class Right, class Sums, class Minima> static product_factors factors_of(const Left& left, const Right& right, const Sums& sums, const Minima& minima) {
-    product_factors f;
-    if constexpr (!std::is_same_v<Left, unit_factor>) f.left = first_of_factors(left), f.left_stride = 1, f.left_step = step_of_factors<Left>();
-    if constexpr (!std::is_same_v<Right, unit_factor>) f.right = first_of_factors(right), f.right_stride = N;
-    if constexpr (!std::is_same_v<Sums, unit_factor>) f.sums = first_of_factors(sums), f.sums_stride = 1, f.left_step = step_of_factors<Sums>(), f.minima = first_of_factors(minima), f.minima_stride = N;
-    return f;
+    return word_parts<int(sizeof...(W))>{{w.data + (mutant(defect::unpack_one_word_late) ? w.stride : 0)...}, {w.stride...}, detail::least(w.rows...)};
   }
   // False where tile registers do not multiply such operands.
   template <bool Corrected, int Group, int R, int N, int K, class T, class U, class Codec, int Tile>
@@ -507,20 +496,9 @@ private:
   // work(the right panel that the codes become)
   template <class U, class Codec, int K, int N, int Tile, class Work> static void decoded(const coded_panel<U, Codec, K, N, Tile>& b, Work work) {
     right_panel<U, K, N> panel;
-    own(panel);
-    unpack_codes<Tile, K / 4, right_panel<U, K, N>>(panel.own, b.at, Codec{});
+    unpack_codes<Tile, K / 4, right_panel<U, K, N>>(panel.own, own(panel, b.at), Codec{});
     work(panel);
   }
-  // Floats from group to group of left factors.
-  template <class F> static constexpr int step_of_factors() {
-    if constexpr (requires { F::padded; }) return F::padded;
-    else return 0;
-  }
-  static constexpr int most(int a, int b) { return a > b ? a : b; }
-  template <int R, int G> static const float* first_of_factors(const factor_array<R, G>& t) { return &t.v[0][0]; }
-  template <int G, int N> static const float* first_of_factors(const array_tile<float, G, N>& t) { return &t.v[0][0]; }
-  template <int N> static const float* first_of_factors(const array_row<float, N>& t) { return t.v; }
-  template <int R> static const float* first_of_factors(const array_column<float, R>& t) { return t.v; }
   // Row r of the operand from f, pack by pack; `also` sees every pair of packs before it is rounded.
   template <class F, class T, int R, int K, class Also, class... In> [[gnu::always_inline]] static void make_left_row(const F& f, left_panel<T, R, K>& a, int r, const Also& also, const In&... in) {
     constexpr bool stored_rounded = std::is_same_v<typename left_panel<T, R, K>::storage, T>;
@@ -545,6 +523,12 @@ private:
     t.drop();
     t.data = &t.own[0][0][0][0];
     t.live = N, t.depth = K;
+  }
+  // The same for codes: of a word tile that ends early no more is decoded than is there.
+  template <class T, int K, int N, class Words> static const Words& own(right_panel<T, K, N>& t, const Words& w) {
+    own(t);
+    if (w.rows < K / 4) t.depth = 4 * w.rows;
+    return w;
   }
   // A panel of memory that nobody writes during the launch is packed once and found again. False where there is no
   // room to keep it.

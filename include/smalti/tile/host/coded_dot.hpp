@@ -85,9 +85,8 @@ void coded_few(float* acc, const char* left, const word_parts<Planes::parts>& w,
   using V = avx512_vector;
   constexpr int vectors = 4, sharers = Planes::positions(0), part = Tile % sharers, share = N == 64 ? (vectors + sharers - 1) / sharers : 0;
   constexpr std::int64_t line = most_coded_words * word;
-  // A panel's last word tile may lack rows (K = 576: half of 32): what follows is the next panel, behind the place of those.
-  constexpr int line_of_words = N * word;
-  const int rows = part == 0 ? count : int(Planes::words), jump = (Planes::words - rows) * line_of_words;
+  // A panel's last word tile may end early (K = 576: after half of its rows), and no other pass then shares in asking for what follows.
+  const bool alone = part == 0 && w.rows < Planes::words;
   columns.right += columns.step == 0 ? 0 : n;
   if constexpr (Corrected) columns.minima += n;
   for (int g = 0, i = 0; i < count; ++g) {
@@ -102,16 +101,16 @@ void coded_few(float* acc, const char* left, const word_parts<Planes::parts>& w,
       // Close ahead of the first pass over a word tile, as far as leads the hardware on; later passes find it in the cache and ask
       // for the beginning of the next one. (Further ahead is slower: the requests queue up for the first-level cache.)
       const int next = part == 0 ? i + 4 : Planes::words;
-      const char* ahead = reinterpret_cast<const char*>(w.data[0] + next * w.stride[0] + n) + (part == 0 ? next < rows ? 0 : jump : i * 64);
+      const char* ahead = reinterpret_cast<const char*>(w.data[0] + next * w.stride[0] + n) + (part == 0 ? 0 : i * 64);
       SMALTI_UNROLL
       for (int p = 0; p < (part == 0 ? vectors : 1); ++p) _mm_prefetch(ahead + p * 64, _MM_HINT_T0);
       // And the second level for this pass's share of a word tile, evenly: it has more requests under way than the first.
       if constexpr (share > 0) {
-        const int each = jump == 0 ? share : share * sharers, from = farther + (part * Planes::words + i) * each * 64;
-        const char* later = reinterpret_cast<const char*>(w.data[0]) + from + (from < rows * line_of_words ? 0 : jump);
+        const int each = alone ? share * sharers : share;
+        const char* later = reinterpret_cast<const char*>(w.data[0]) + farther + (part * Planes::words + i) * each * 64;
         SMALTI_UNROLL
         for (int p = 0; p < share; ++p) _mm_prefetch(later + p * 64, _MM_HINT_T1);
-        if (jump != 0)
+        if (alone)
           for (int p = share; p < each; ++p) _mm_prefetch(later + p * 64, _MM_HINT_T1);
       }
       __m512i b[vectors];
@@ -259,9 +258,11 @@ constexpr int few_coded_rows = 4;
 namespace detail {
 // What depth-tile Tile asks for of the next word tile, which all its depth-tiles share, while `times` pieces of work are done.
 template <int Tile, class Planes, int N, int Parts> memory_ahead share_of_next(const word_parts<Parts>& w, int times) {
-  constexpr int sharers = Planes::positions(0), part = Tile % sharers, bytes = Planes::words * N * word / sharers;
+  constexpr int all = Planes::words * N * word, sharers = Planes::positions(0), part = Tile % sharers;
   if (w.stride[0] != N) return {};
-  const char* first = reinterpret_cast<const char*>(w.data[0] + Planes::words * w.stride[0]) + part * bytes;
+  const bool alone = w.rows < Planes::words;               // a word tile that ends early has no other depth-tiles
+  const char* first = reinterpret_cast<const char*>(w.data[0] + (alone ? w.rows : int(Planes::words)) * w.stride[0]) + (alone ? 0 : part * (all / sharers));
+  const int bytes = alone ? all : all / sharers;
   return {first, first + bytes, (bytes / 64 + times - 1) / times * 64};
 }
 }  // namespace detail

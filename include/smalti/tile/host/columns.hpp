@@ -24,12 +24,14 @@ template <class T, class Storage> [[gnu::always_inline]] inline void put_numbers
   }
 }
 
-//! The rows of two tiles side by side, or their numbers in turns, one row at a time.
+//! The rows of two tiles side by side, or their numbers in turns, one row at a time. first: the operand's row that theirs begin with.
 template <class T, class Way, class Tile> struct column_joiner {
   using storage = typename storage_of<T>::type;
   static constexpr int dim = 2 * Tile::cols;
   const Tile &x, &y;
-  void operator()(storage* out, int r) const {
+  int first = 0;
+  void operator()(storage* out, int row) const {
+    const int r = row - first;
     for (int c = 0; c < Tile::cols; c += lane_count) {
       if constexpr (std::is_same_v<Way, column_pairs>) put_pairs<T>(out + 2 * c, read(&x.v[r][c]), read(&y.v[r][c]));
       else put_numbers<T>(out + c, read(&x.v[r][c])), put_numbers<T>(out + Tile::cols + c, read(&y.v[r][c]));
@@ -65,12 +67,14 @@ template <class Way, class T, int R, int K> void part_columns(array_tile<float, 
   }
 }
 
-//! The other way round: rows of a left operand, or columns of a right one.
-template <class Way, class T, int R, int K> void join_columns(left_panel<T, R, K>& t, const array_tile<float, R, K / 2>& x, const array_tile<float, R, K / 2>& y) {
-  unpack_rows(t, detail::column_joiner<T, Way, array_tile<float, R, K / 2>>{x, y});
+//! The other way round: rows of a left operand, or columns of a right one, those of part `part` where the tiles hold some of them.
+template <class Way, class T, int R, int K, int P> void join_columns(left_panel<T, R, K>& t, const array_tile<float, P, K / 2>& x, const array_tile<float, P, K / 2>& y, int part = 0) {
+  static_assert(R % P == 0, "smalti: parts of an operand have equally many rows");
+  unpack_rows(t, detail::column_joiner<T, Way, array_tile<float, P, K / 2>>{x, y, part * P}, part * P, P);
 }
-template <class Way, class T, int K, int N> void join_columns(right_panel<T, K, N>& t, const array_tile<float, N, K / 2>& x, const array_tile<float, N, K / 2>& y) {
-  unpack_columns(t, detail::column_joiner<T, Way, array_tile<float, N, K / 2>>{x, y});
+template <class Way, class T, int K, int N, int P> void join_columns(right_panel<T, K, N>& t, const array_tile<float, P, K / 2>& x, const array_tile<float, P, K / 2>& y, int part = 0) {
+  static_assert(N % P == 0 && P % lane_count == 0, "smalti: parts of a right operand are multiples of 16 columns");
+  unpack_columns(t, detail::column_joiner<T, Way, array_tile<float, P, K / 2>>{x, y, part * P}, part * P, P);
 }
 
 }  // namespace smalti::inline SMALTI_CODE::host

@@ -211,11 +211,13 @@ template <int R, int G> struct factor_array {
   alignas(64) float v[G][padded];
 };
 
-// Codes of N columns, [word][n]: 16 neighbouring columns are one vector. Used where they lie in memory.
+// Codes of N columns, [word][n]: 16 neighbouring columns are one vector. Used where they lie in memory. Of the last word tile of a
+// panel only the rows in use are there.
 template <int N, int Words>
 struct packed_words {
   const std::uint32_t* data = nullptr;
   std::int64_t stride = 0;
+  int rows = Words;
 };
 
 }  // namespace smalti::inline SMALTI_CODE::host

@@ -20,13 +20,16 @@
 
 namespace smalti::inline SMALTI_CODE::host {
 
-//! Where the words of one depth-tile's columns lie, part by part: part p at data[p] + word * stride[p].
+//! Where the words of one depth-tile's columns lie, part by part: part p at data[p] + word * stride[p], the first `rows` words of it.
 template <int Parts> struct word_parts {
   const std::uint32_t* data[Parts];
   std::int64_t stride[Parts];
+  int rows = 1 << 30;
 };
 
 namespace detail {
+
+template <class... Int> constexpr int least(int a, Int... b) { return ((a = b < a ? b : a), ..., a); }
 
 template <class Codec> constexpr bool is_integer_codec = false;
 template <int Bits, int Offset> constexpr bool is_integer_codec<policy::offset_int<Bits, Offset>> = true;
@@ -145,20 +148,22 @@ template <class Codec> [[gnu::always_inline]] inline void put_quad(bf16* near, b
 
 }  // namespace detail
 
-//! Depth-tile `Tile` of packed columns as a right panel of depth 4 * Words. Asks: for its share of the next word tile, too.
+//! Depth-tile `Tile` of packed columns as a right panel of depth 4 * Words; of a word tile that ends early, as much as is there. Asks:
+//! for its share of the next word tile, too.
 template <int Tile, int Words, class Panel, class Codec, bool Asks = true> void unpack_codes(typename Panel::array& out, const word_parts<policy::word_planes<Codec::bits, 4, Words>::parts>& w, Codec) {
   using planes = policy::word_planes<Codec::bits, 4, Words>;
   using storage = typename Panel::storage;
   static_assert(Panel::rows == planes::depth, "smalti: an operand of packed codes has the depth of its layout");
   constexpr int N = Panel::cols;
+  const int rows = w.rows < Words ? w.rows : Words;
 #if SMALTI_DOT_LEVEL >= 2
   // The next word tile arrives while this one computes: each position asks for its share of it. Without this memory time and
   // compute time add up, since a word tile is longer than the processor looks ahead.
   constexpr int sharers = planes::positions(0), part = Tile % sharers;
-  const std::uint32_t* next = w.data[0] + (Words + Words * part / sharers) * w.stride[0];
+  const std::uint32_t* next = w.data[0] + (rows + Words * part / sharers) * w.stride[0];
   constexpr int prefetched = Words * (part + 1) / sharers - Words * part / sharers;
 #endif
-  for (int i = 0; i < Words; ++i) {
+  for (int i = 0; i < rows; ++i) {
 #if SMALTI_DOT_LEVEL >= 2
     if (Asks && i < prefetched)
       for (int n = 0; n < N; n += 16) _mm_prefetch(reinterpret_cast<const char*>(next + i * w.stride[0] + n), _MM_HINT_T0);
@@ -185,7 +190,7 @@ void unpack_scaled(typename Panel::array& out, const word_parts<policy::word_pla
   using storage = typename Panel::storage;
   static_assert(!std::is_same_v<storage, std::int8_t>, "smalti: integer operands hold codes: keep their scales for the accumulator");
   constexpr int N = Panel::cols;
-  for (int i = 0; i < Words; ++i) {
+  for (int i = 0; i < Words && i < w.rows; ++i) {
     for (int n = 0; n < N; n += lane_count) {
       const ints quads = detail::quad<Tile, planes>(w, i, n);
       floats v[4];

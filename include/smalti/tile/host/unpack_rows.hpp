@@ -148,12 +148,12 @@ template <class T, class Codec, class Words, class Scales, class Minima> auto de
 
 }  // namespace detail
 
-//! Operand[r][c] = number c of row r.
-template <class T, int R, int K, class Decoder> void unpack_rows(left_panel<T, R, K>& t, Decoder decode) {
+//! Operand[r][c] = number c of row r: of `count` rows from `first` on.
+template <class T, int R, int K, class Decoder> void unpack_rows(left_panel<T, R, K>& t, Decoder decode, int first = 0, int count = R) {
   static_assert(Decoder::dim == K, "smalti: rows of codes fill an operand of their own width: leave the head dim in one piece");
   t.drop();
   t.data = &t.own[0][0], t.stride = K, t.live = R, t.depth = K;
-  for (int r = 0; r < R; ++r) decode(t.own[r], r);
+  for (int r = first; r < first + count; ++r) decode(t.own[r], r);
 }
 template <class T, int K, int N, class Decoder> void unpack_rows(right_panel<T, K, N>& t, Decoder decode) {
   using panel = right_panel<T, K, N>;
@@ -171,15 +171,15 @@ template <class T, int K, int N, class Decoder> void unpack_rows(right_panel<T, 
     }
   }
 }
-//! Operand[c][n] = number c of row n.
-template <class T, int K, int N, class Decoder> void unpack_columns(right_panel<T, K, N>& t, Decoder decode) {
+//! Operand[c][n] = number c of row n: of `count` columns from `first` on, multiples of 16.
+template <class T, int K, int N, class Decoder> void unpack_columns(right_panel<T, K, N>& t, Decoder decode, int first = 0, int count = N) {
   using panel = right_panel<T, K, N>;
   using storage = typename panel::storage;
   static_assert(Decoder::dim == K, "smalti: rows of codes fill an operand of their own width: leave the head dim in one piece");
   t.drop();
   t.data = &t.own[0][0][0][0], t.live = N, t.depth = K;
   constexpr int block = lane_count * panel::per_word;
-  for (int n = 0; n < N; n += lane_count) {
+  for (int n = first; n < first + count; n += lane_count) {
     alignas(64) storage some[lane_count][K];
     for (int i = 0; i < lane_count; ++i) decode(some[i], n + i);
     for (int k = 0; k < K; k += block) {
