@@ -50,10 +50,9 @@ status add(kv_cache& cache, const cache::page_pool& pool, cache::sequence s, con
 // What attention would read: slot by slot through the table of a batch.
 bool holds(const kv_cache& cache, const cache::page_pool& pool, cache::sequence s, const std::vector<std::int32_t>& tokens) {
   // [tables]
-  const int width = cache.width_for(&s, 1);
-  const cache::batch_tables lies = cache.tables_of(1, width);
-  std::vector<int> table(std::size_t(lies.ints()));                      // for a GPU: one copy to the device
-  if (!cache.tables(&s, 1, width, table.data(), lies.ints())) return false;
+  std::vector<int> table;
+  cache::batch_tables lies;
+  if (!cache.tables(&s, 1, table, lies)) return false;                   // for a GPU: one copy of table to the device
   const pages p = lies.at(table.data());                                 // the descriptor that attention takes
   // [tables]
   const view<bf16> keys = cache::pool_rows<bf16>(pool, cache::plane::keys, 0);

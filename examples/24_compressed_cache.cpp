@@ -52,10 +52,9 @@ template <class System> bool compressed(const char* name, int tokens) {
   cache::page_moves moves{};
   if (!cache.append(s, prompt, {slots.data(), prompt}, moves)) return false;
 
-  const int width = cache.width_for(&s, 1);
-  const cache::batch_tables tables = cache.tables_of(1, width);
-  std::vector<int> table(std::size_t(tables.ints()));
-  if (!cache.tables(&s, 1, width, table.data(), tables.ints())) return false;
+  std::vector<int> table;
+  cache::batch_tables tables;
+  if (!cache.tables(&s, 1, table, tables)) return false;
   std::vector<float> memory_of_scores(std::size_t(shape.tracks()) * prompt);
   const view<float, 1> scores{memory_of_scores.data(), shape.tracks(), prompt, prompt};
   // [observe]

@@ -129,15 +129,14 @@ void enter_append(int n, int threads) {
       layer l;
       std::vector<bf16> q, o, k;
       std::vector<int> table, slots;
+      cache::batch_tables lies;
       pages space;
       explicit step(int n) : l(n, std::max(8, int(std::size_t(1) << 29) / (n * heads * 2 * d * 2))), q(heads * group * d), o(q.size()), k(heads * d), slots(heads) {
         for (std::size_t i = 0; i < q.size(); ++i) q[i] = smalti::narrow<bf16>(float(int(i * 40503u >> 4 & 1023) - 512) / 512);
         for (std::size_t i = 0; i < k.size(); ++i) k[i] = smalti::narrow<bf16>(float(int(i * 40503u >> 4 & 1023) - 512) / 512);
       }
       void refresh(cache::sequence s) {
-        const int width = l.cache.width_for(&s, 1);
-        table.resize(std::size_t(l.cache.tables_of(1, width).ints()));
-        demand(l.cache.tables(&s, 1, width, table.data(), static_cast<long long>(table.size())));
+        demand(l.cache.tables(&s, 1, table, lies));
       }
     };
     auto b = std::make_shared<step>(n);
@@ -161,10 +160,9 @@ void enter_append(int n, int threads) {
       for (int r = 0; r < repeat; ++r) {
         const cache::sequence s = b->l.all[b->l.turn++ % b->l.all.size()];
         b->refresh(s);
-        const int width = b->l.cache.width_for(&s, 1);
         attend::args x{};
         x.q = attention::bshd<const bf16>(b->q.data(), 1, 1, heads * group, d), x.o = attention::bshd(b->o.data(), 1, 1, heads * group, d);
-        x.kv = cache::kv_of<bf16, policy::hnd>(b->l.pool, 0, b->l.cache.tables_of(1, width).at(b->table.data()), 1, n);
+        x.kv = cache::kv_of<bf16, policy::hnd>(b->l.pool, 0, b->lies.at(b->table.data()), 1, n);
         if (const std::size_t bytes = attend::workspace_bytes(context, x); bytes > b->space.size) b->space = pages(bytes);
         const double begin = seconds(threads);
         demand(attend::run(context, x, {b->space.data, b->space.size}));
@@ -198,10 +196,8 @@ void enter_score(int n, int rows, int threads) {
     for (std::size_t i = 0; i < b->q.size(); ++i) b->q[i] = smalti::narrow<bf16>(float(int(i * 40503u >> 4 & 1023) - 512) / 512);
     const smalti::host_context context{threads};
     auto prepare = [b, n, rows](cache::sequence s) {
-      const int width = b->l.cache.width_for(&s, 1);
-      const cache::batch_tables lies = b->l.cache.tables_of(1, width);
-      b->table.resize(std::size_t(lies.ints()));
-      demand(b->l.cache.tables(&s, 1, width, b->table.data(), lies.ints()));
+      cache::batch_tables lies;
+      demand(b->l.cache.tables(&s, 1, b->table, lies));
       const auto kv = cache::kv_of<bf16, policy::hnd>(b->l.pool, 0, lies.at(b->table.data()), 1, n);
       b->observe = {.q = attention::bshd<const bf16>(b->q.data(), 1, rows, heads * group, d), .lse = attention::bshd<const float>(b->lse.data(), 1, rows, heads * group, 1), .kv = kv, .scores = b->l.score_view()};
       b->attention = {};

@@ -55,11 +55,8 @@ struct mikv_look : compressing<system> {
   void begins(int s) {
     tokens = low->tokens(lows[std::size_t(s)]);
     if (tokens == 0) return;
-    const cache::sequence mine[] = {lows[std::size_t(s)]};
-    const int width = low->width_for(mine, 1);
-    where = low->tables_of(1, width);
-    std::vector<int> entries(std::size_t(where.ints()));
-    expect(low->tables(mine, 1, width, entries.data(), where.ints()));
+    std::vector<int> entries;
+    expect(low->tables(&lows[std::size_t(s)], 1, entries, where));
     tables.reserve(entries.size()), tables.put(entries.data(), entries.size());
   }
   // How far each channel reaches, over a prompt.

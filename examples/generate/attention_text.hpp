@@ -77,11 +77,9 @@ public:
     slots_.reserve(slots.size());
     slots_.put(slots.data(), slots.size());
 
-    const cache::sequence mine[] = {at(s)};
-    const int width = pages_.width_for(mine, 1);
-    where_ = pages_.tables_of(1, width);
-    std::vector<int> entries(std::size_t(where_.ints()));
-    expect(pages_.tables(mine, 1, width, entries.data(), where_.ints()));
+    const cache::sequence mine = at(s);
+    std::vector<int> entries;
+    expect(pages_.tables(&mine, 1, entries, where_));
     tables_.reserve(entries.size());
     tables_.put(entries.data(), entries.size());
   }

@@ -86,7 +86,7 @@ std::string literal_system(const std::string& text, const chat_form& f) {
     const std::size_t from = at + open.size(), to = same.find(close, from);
     if (to == std::string::npos || to == from || same[from] == '\'' || same[from] == '{') continue;      // a variable follows
     std::string part = same.substr(from, to - from);
-    for (std::size_t line = part.find("\\n"); line != std::string::npos; line = part.find("\\n", line + 1)) part.replace(line, 2, "\n");
+    for (std::size_t line = part.find("\\n"); line != std::string::npos; line = part.find("\\n", line + 1)) part.replace(line, 2, 1, '\n');
     if (part.find_first_of("'\\{}") != std::string::npos) not_known(text, "writes words of its own beside a system message");
     if (!found.empty() && found != part) not_known(text, "has more than one system message of its own");
     found = part;

@@ -64,6 +64,17 @@ template <class Hash> void check_rows(const world<Hash>& w, const std::vector<co
   if (lies.ints() > 0) CHECK(w.cache.tables(names.data(), count, width, out.data(), lies.ints() - 1).code == errc::bad_shape);
   const status st = w.cache.tables(names.data(), count, width, out.data(), lies.ints());
   REQUIRE(st.code == errc::ok);
+  std::vector<int> least;
+  cache::batch_tables fits;
+  REQUIRE(w.cache.tables(names.data(), count, least, fits).code == errc::ok);
+  REQUIRE((fits.width == need && fits.batch == count && (long long)least.size() == fits.ints()));
+  for (int l = 0; l < fits.layers; ++l)
+    for (int b = 0; b < count; ++b)
+      for (int h = 0; h < fits.heads; ++h) {
+        const pages wide = lies.at(out.data(), l), narrow = fits.at(least.data(), l);
+        REQUIRE(narrow.tokens(b, h) == wide.tokens(b, h));
+        for (int p = 0; p < need; ++p) REQUIRE(narrow.table[b * narrow.row_stride + h * narrow.head_stride + p] == wide.table[b * wide.row_stride + h * wide.head_stride + p]);
+      }
   REQUIRE(out.guarded());
   for (int l = 0; l < lies.layers; ++l) {
     const pages table = lies.at(out.data(), l);
@@ -328,6 +339,10 @@ template <class Hash> void history(const pool_shape& shape, const paged_limits& 
         REQUIRE(std::string(st.what) == "sequence: it was closed: handles end with close");
       REQUIRE(s == sequence{5, 5});
       REQUIRE(c.width_for(&gone, 1) == -1);
+      std::vector<int> entries(3, 7);
+      cache::batch_tables lies{.batch = 7};
+      REQUIRE(std::string(c.tables(&gone, 1, entries, lies).what) == "sequence: it was closed: handles end with close");
+      REQUIRE((entries == std::vector<int>(3, 7) && lies.batch == 7));
       REQUIRE((c.positions(gone) == 0 && c.pages_of(gone) == 0 && c.bytes(gone) == 0 && c.tokens(gone) == 0 && c.pages_for(gone, 1) == -1));
       refused = true;
     }

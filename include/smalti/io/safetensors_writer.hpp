@@ -122,21 +122,21 @@ class safetensors_writer {
   // With spaces behind it, so that the data begins at a multiple of 8.
   std::string header(const std::vector<const tensor*>& order) const {
     std::string text = "{";
+    const auto put = [&](const auto&... parts) { (text.append(parts), ...); };      // no sums of strings: g++ 12 warns of its own ones
     const auto quoted = [](const std::string& s) { return nlohmann::json(s).dump(); };
     if (!metadata_.empty()) {
-      text += "\"__metadata__\":{";
-      for (std::size_t i = 0; i < metadata_.size(); ++i)
-        text += (i > 0 ? "," : "") + quoted(metadata_[i].first) + ":" + quoted(metadata_[i].second);
-      text += "}";
+      put("\"__metadata__\":{");
+      for (std::size_t i = 0; i < metadata_.size(); ++i) put(i > 0 ? "," : "", quoted(metadata_[i].first), ":", quoted(metadata_[i].second));
+      put("}");
     }
     std::uint64_t at = 0;
     for (const tensor* t : order) {
-      text += (text.size() > 1 ? "," : "") + quoted(t->name) + ":{\"dtype\":\"" + std::string(facts(t->type).name) + "\",\"shape\":[";
-      for (std::size_t i = 0; i < t->shape.size(); ++i) text += (i > 0 ? "," : "") + std::to_string(t->shape[i]);
-      text += "],\"data_offsets\":[" + std::to_string(at) + "," + std::to_string(at + t->data.size()) + "]}";
+      put(text.size() > 1 ? "," : "", quoted(t->name), ":{\"dtype\":\"", facts(t->type).name, "\",\"shape\":[");
+      for (std::size_t i = 0; i < t->shape.size(); ++i) put(i > 0 ? "," : "", std::to_string(t->shape[i]));
+      put("],\"data_offsets\":[", std::to_string(at), ",", std::to_string(at + t->data.size()), "]}");
       at += t->data.size();
     }
-    text += "}";
+    put("}");
     text.resize((text.size() + 7) / 8 * 8, ' ');
     return text;
   }

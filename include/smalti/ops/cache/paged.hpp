@@ -328,14 +328,11 @@ public:
   //! Writes the tables and lengths of a batch in one piece: batch_tables says how it lies. A sequence may be named twice.
   //! @param width  entries in a row, at least width_for(batch, count); a fixed one keeps a captured graph valid
   status tables(const sequence* batch, int count, int width, int* out, long long out_ints) const {
-    if (count < 0) return {errc::bad_shape, "tables: the number of sequences must not be negative", count, 0};
+    if (const status bad = check_batch(batch, count); !bad) return bad;
     if (width < 0) return {errc::bad_shape, "tables: the width must not be negative", width, 0};
-    if (count > 0 && batch == nullptr) return {errc::null_pointer, "tables: batch is null", 0, count};
     const batch_tables shape = tables_of(count, width);
     if (out_ints < shape.ints()) return {errc::bad_shape, "tables: out is smaller than tables_of(count, width).ints()", out_ints, shape.ints()};
     if (shape.ints() > 0 && out == nullptr) return {errc::null_pointer, "tables: out is null", 0, shape.ints()};
-    for (int b = 0; b < count; ++b)
-      if (const status bad = check_resident(batch[b]); !bad) return bad;
     if (const int need = width_for(batch, count); need > width)
       return {errc::bad_shape, "tables: a sequence holds more pages than a row has entries: take a greater width", need, width};
     int* lengths = out + shape.rows() * width;
@@ -349,6 +346,13 @@ public:
           lengths[(static_cast<long long>(l) * shape.heads + h) * count + b] = have;
         }
     return {};
+  }
+  //! The same at the least width, in an array that is resized for it (std::vector<int>); `lies` says how it lies. A refusal leaves both as they were.
+  template <class Ints> status tables(const sequence* batch, int count, Ints& out, batch_tables& lies) const {
+    if (const status bad = check_batch(batch, count); !bad) return bad;
+    lies = tables_of(count, width_for(batch, count));
+    out.resize(std::size_t(lies.ints()));
+    return tables(batch, count, lies.width, out.data(), lies.ints());
   }
 
   // ---- facts
@@ -452,6 +456,13 @@ private:
   status check_resident(sequence s) const {
     if (const status bad = check_open(s); !bad) return bad;
     if (records_[s.index].state != resident) return {errc::bad_value, "sequence: it is swapped out: swap it in first", s.index, 0};
+    return {};
+  }
+  status check_batch(const sequence* batch, int count) const {
+    if (count < 0) return {errc::bad_shape, "tables: the number of sequences must not be negative", count, 0};
+    if (count > 0 && batch == nullptr) return {errc::null_pointer, "tables: batch is null", 0, count};
+    for (int b = 0; b < count; ++b)
+      if (const status bad = check_resident(batch[b]); !bad) return bad;
     return {};
   }
   status room_for_one() const {
