@@ -333,6 +333,7 @@ public:
     const batch_tables shape = tables_of(count, width);
     if (out_ints < shape.ints()) return {errc::bad_shape, "tables: out is smaller than tables_of(count, width).ints()", out_ints, shape.ints()};
     if (shape.ints() > 0 && out == nullptr) return {errc::null_pointer, "tables: out is null", 0, shape.ints()};
+    if (const status bad = check_resident(batch, count); !bad) return bad;
     if (const int need = width_for(batch, count); need > width)
       return {errc::bad_shape, "tables: a sequence holds more pages than a row has entries: take a greater width", need, width};
     int* lengths = out + shape.rows() * width;
@@ -349,7 +350,7 @@ public:
   }
   //! The same at the least width, in an array that is resized for it (std::vector<int>); `lies` says how it lies. A refusal leaves both as they were.
   template <class Ints> status tables(const sequence* batch, int count, Ints& out, batch_tables& lies) const {
-    if (const status bad = check_batch(batch, count); !bad) return bad;
+    if (const status bad = first_of([&] { return check_batch(batch, count); }, [&] { return check_resident(batch, count); }); !bad) return bad;
     lies = tables_of(count, width_for(batch, count));
     out.resize(std::size_t(lies.ints()));
     return tables(batch, count, lies.width, out.data(), lies.ints());
@@ -461,6 +462,9 @@ private:
   status check_batch(const sequence* batch, int count) const {
     if (count < 0) return {errc::bad_shape, "tables: the number of sequences must not be negative", count, 0};
     if (count > 0 && batch == nullptr) return {errc::null_pointer, "tables: batch is null", 0, count};
+    return {};
+  }
+  status check_resident(const sequence* batch, int count) const {
     for (int b = 0; b < count; ++b)
       if (const status bad = check_resident(batch[b]); !bad) return bad;
     return {};
